@@ -1,0 +1,24 @@
+"""The one error that a user sees: a sentence, not a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input. The message is one sentence: what is wrong, where, and what to do about it.
+
+    The command line prints it and exits with 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known spelling closest to `name`, or lists the known ones.
+
+    >>> nearest("prcd", ["bc", "prdc"])
+    "did you mean 'prdc'?"
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}."

@@ -1,0 +1,127 @@
+"""Multi-layer perceptrons on the fastest float32 matrix product that the machine has.
+
+torch's own float32 product on a CPU is MKL's, which on AMD processors reaches about half of what oneDNN reaches; oneDNN
+is inside torch, but only as an internal operator. `MLP` uses it on such processors, with a backward pass written out,
+and torch's own layers everywhere else. Which one a machine uses follows from its processor alone, never from a
+measurement, because the two differ in the last bits: it is part of the CPU class of a result (`backend()`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SMALLEST = 64  # outputs of a layer; below that width a oneDNN call costs more than its product
+
+
+@cache
+def backend() -> str:
+    """ "onednn" on AMD processors where the operator gives the right numbers, else "torch"."""
+    try:
+        vendor = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "torch"
+    if "AuthenticAMD" not in vendor or not torch.backends.mkldnn.is_available():
+        return "torch"
+    try:
+        rng = np.random.default_rng(0)
+        x, weight, bias = (torch.from_numpy(rng.standard_normal(s, np.float32)) for s in ((64, 128), (128, 128), 128))
+        close = torch.allclose(onednn(x, weight, bias), functional.linear(x, weight, bias), atol=1e-4)
+    except (AttributeError, RuntimeError):  # an internal operator may change with any release of torch
+        return "torch"
+    return "onednn" if close else "torch"
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    """x (B, in) @ weight (out, in).T + bias (out,), then the activation ("none" or "relu"); not differentiable."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
+    return product
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """grad (B, out).T @ x (B, in), with the narrow side where oneDNN wants it."""
+    if x.shape[1] < SMALLEST:
+        return onednn(x.t(), grad.t()).t().contiguous()
+    return onednn(grad.t(), x.t())
+
+
+class _OneDnnMLP(torch.autograd.Function):
+    """The whole network as one node of the graph: fewer, larger steps than a node a layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[::2], parameters[1::2]
+        inputs = [x]
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            if len(weight) >= SMALLEST:
+                inputs.append(onednn(inputs[-1], weight, bias, "relu"))
+            else:
+                inputs.append(functional.linear(inputs[-1], weight, bias).relu_())
+        output = functional.linear if len(weights[-1]) < SMALLEST else onednn
+        ctx.save_for_backward(*inputs, *weights)
+        return output(inputs[-1], weights[-1], biases[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        layers = len(ctx.saved_tensors) // 2
+        inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        grad = gradients[0].contiguous()
+        wanted = ctx.needs_input_grad
+        result: list[Tensor | None] = [None] * len(wanted)
+        for layer in reversed(range(layers)):
+            x, weight = inputs[layer], weights[layer]
+            large = len(weight) >= SMALLEST
+            if wanted[1 + 2 * layer]:
+                result[1 + 2 * layer] = weight_gradient(grad, x) if large else grad.t() @ x
+                result[2 + 2 * layer] = grad.sum(0)
+            if layer == 0 and not wanted[0]:
+                break
+            grad = onednn(grad, weight.t()) if large else grad @ weight
+            if layer:
+                grad = torch.ops.aten.threshold_backward(grad, x, 0)
+            else:
+                result[0] = grad
+        return tuple(result)
+
+
+class MLP(nn.Module):
+    """Fully connected layers with ReLU between them and a linear output.
+
+    Initial weights and biases are uniform in +-1/sqrt(fan_in), as torch's own default is, but drawn by a NumPy generator:
+    those bits do not depend on the processor's instruction set.
+
+    Args:
+        sizes: widths from input to output, for example (17, 256, 256, 6)
+        rng: the stream the initial weights come from
+    """
+
+    def __init__(self, sizes: Sequence[int], rng: np.random.Generator) -> None:
+        super().__init__()
+        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            bound = 1 / math.sqrt(fan_in)
+            for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
+                values = rng.uniform(-bound, bound, shape).astype(np.float32)
+                self.register_parameter(f"{name}{i}", nn.Parameter(torch.from_numpy(values)))
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """(B, in) -> (B, out). `frozen` lets gradients through to x only, which saves those of the weights."""
+        # In the order of registration: weight, bias, weight, ... `parameters()` would cost as much as a small layer.
+        parameters: list[Tensor] = list(self._parameters.values())  # type: ignore[arg-type]
+        if frozen:
+            parameters = [p.detach() for p in parameters]
+        if x.device.type == "cpu" and backend() == "onednn":
+            output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
+            return output
+        for i in range(0, len(parameters), 2):
+            x = functional.linear(x, parameters[i], parameters[i + 1])
+            if i + 2 < len(parameters):
+                x = torch.relu(x)
+        return x
