@@ -1,0 +1,1 @@
+"""One file a method, in one form: Config, networks, agent, train."""

@@ -1,0 +1,208 @@
+"""Transitions in memory, and the stream of batches drawn from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlsuite.errors import UserError
+
+ARRAYS = (
+    "observations",
+    "actions",
+    "rewards",
+    "next_observations",
+    "terminations",
+    "truncations",
+    "episode_starts",
+)
+
+
+class Batch(NamedTuple):
+    """B transitions; `indices` (B,) are their rows in the dataset."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminations: Tensor  # float32: 1 where the episode truly ended, so that (1 - terminations) masks the bootstrap
+    indices: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """N transitions of E episodes as contiguous tensors on one device.
+
+    `terminations` says that the state is terminal (no bootstrap), `truncations` that the episode was cut there by a
+    time limit or by the end of the recording; an episode may end with neither. Rows of one episode are adjacent and in
+    order; `episode_starts` holds the first row of each.
+    """
+
+    observations: Tensor  # (N, observation_dim) float32
+    actions: Tensor  # (N, action_dim) float32
+    rewards: Tensor  # (N,) float32
+    next_observations: Tensor  # (N, observation_dim) float32, always the true successor
+    terminations: Tensor  # (N,) bool
+    truncations: Tensor  # (N,) bool
+    episode_starts: Tensor  # (E,) int64, ascending, the first is 0
+    name: str = "unnamed"
+    env_id: str | None = None
+    action_low: np.ndarray | None = field(default=None)  # (action_dim,), None where unknown
+    action_high: np.ndarray | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def observation_dim(self) -> int:
+        return self.observations.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        return self.actions.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.rewards.device
+
+    @property
+    def episode_ends(self) -> Tensor:
+        """(E,) int64: one past the last row of each episode."""
+        end = torch.tensor([len(self)], device=self.device)
+        return torch.cat([self.episode_starts[1:], end])
+
+    @property
+    def max_action(self) -> float:
+        """The bound a of actions in [-a, a]^action_dim.
+
+        Raises UserError where bounds are unknown, asymmetric or differ by dimension: tanh policies scale by one number.
+        """
+        if self.action_low is None or self.action_high is None:
+            raise UserError(
+                f"the action bounds of {self.name} are unknown, because the data name no environment; "
+                "name one with --env."
+            )
+        bound = float(self.action_high[0])
+        if not (np.all(self.action_high == bound) and np.all(self.action_low == -bound)):
+            raise UserError(
+                f"the action bounds of {self.name} are not one symmetric interval "
+                f"(low {self.action_low}, high {self.action_high}); rescale the actions to [-1, 1]."
+            )
+        return bound
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over names, shapes, dtypes and bytes of all arrays; names the data in every result row."""
+        digest = hashlib.sha256()
+        for key in ARRAYS:
+            array = np.ascontiguousarray(getattr(self, key).cpu().numpy())
+            digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.data)
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> Dataset:
+        return replace(self, **{key: getattr(self, key).to(device) for key in ARRAYS})
+
+    def episode_returns(self) -> np.ndarray:
+        """(E,) float64: undiscounted sum of the rewards of each episode."""
+        rewards = self.rewards.cpu().double().numpy()
+        return np.add.reduceat(rewards, self.episode_starts.cpu().numpy()) if len(self) else rewards
+
+    def observation_statistics(self, epsilon: float = 1e-3) -> tuple[Tensor, Tensor]:
+        """Mean and population standard deviation + `epsilon`, each (observation_dim,), over `observations`."""
+        observations = self.observations.double()
+        mean, std = observations.mean(0), observations.std(0, correction=0)
+        return mean.float(), std.float() + epsilon
+
+    def normalized(self, mean: Tensor, std: Tensor) -> Dataset:
+        """The same transitions with (x - mean) / std for x in observations and next_observations."""
+        return replace(
+            self,
+            observations=(self.observations - mean) / std,
+            next_observations=(self.next_observations - mean) / std,
+        )
+
+    def take_episodes(self, episodes: np.ndarray) -> Dataset:
+        """The transitions of the given episodes (indices into `episode_starts`), in the given order."""
+        starts = self.episode_starts.cpu().numpy()[episodes]
+        lengths = self.episode_ends.cpu().numpy()[episodes] - starts
+        rows = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+        index = torch.from_numpy(rows).to(self.device)
+        arrays = {key: getattr(self, key)[index] for key in ARRAYS if key != "episode_starts"}
+        new_starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        return replace(self, **arrays, episode_starts=torch.from_numpy(new_starts).to(self.device))
+
+    def split(self, fraction: float, rng: np.random.Generator) -> tuple[Dataset, Dataset]:
+        """Training and validation part; about `fraction` of the episodes, whole ones, go into the second."""
+        episodes = len(self.episode_starts)
+        held_out = round(fraction * episodes)
+        if not 0 < held_out < episodes:
+            raise UserError(
+                f"{self.name} has {episodes} episodes, so a fraction of {fraction} cannot be held out; "
+                "choose one that leaves at least one episode in each part."
+            )
+        order = rng.permutation(episodes)
+        return (
+            self.take_episodes(np.sort(order[held_out:])),
+            self.take_episodes(np.sort(order[:held_out])),
+        )
+
+    def batches(self, batch_size: int, rng: np.random.Generator) -> Batches:
+        """An endless stream of batches of rows drawn uniformly with replacement by `rng`."""
+        return Batches(self, batch_size, rng)
+
+
+class Batches:
+    """An endless, resumable iterator of batches.
+
+    Indices are drawn in blocks of `BLOCK` batches, because at batch 256 a call of the generator costs as much as a
+    layer of the network.
+    """
+
+    BLOCK = 256
+
+    def __init__(self, dataset: Dataset, batch_size: int, rng: np.random.Generator) -> None:
+        if batch_size < 1 or len(dataset) == 0:
+            raise UserError(f"cannot draw batches of {batch_size} from {len(dataset)} transitions of {dataset.name}.")
+        self.dataset, self.batch_size, self.rng = dataset, batch_size, rng
+        self._draw()
+
+    def _draw(self) -> None:
+        self._block_state: dict[str, Any] = dict(self.rng.bit_generator.state)
+        rows = self.rng.integers(len(self.dataset), size=(self.BLOCK, self.batch_size), dtype=np.int64)
+        self._block = torch.from_numpy(rows).to(self.dataset.device)
+        self._position = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._position == self.BLOCK:
+            self._draw()
+        indices = self._block[self._position]
+        self._position += 1
+        d = self.dataset
+        return Batch(  # index_select is several times as fast as [] here
+            d.observations.index_select(0, indices),
+            d.actions.index_select(0, indices),
+            d.rewards.index_select(0, indices),
+            d.next_observations.index_select(0, indices),
+            d.terminations.index_select(0, indices).float(),
+            indices,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: the generator before the current block, and the position in the block."""
+        return {"generator": self._block_state, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["generator"]
+        self._draw()
+        self._position = state["position"]

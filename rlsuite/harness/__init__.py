@@ -1,0 +1,1 @@
+"""What happens around an algorithm: run directory, loop, checkpoints, seeding, evaluation, logging."""

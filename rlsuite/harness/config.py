@@ -1,0 +1,307 @@
+"""From names, flags and TOML keys to one resolved configuration, and its identity.
+
+An algorithm file declares a `Config` dataclass whose fields are each followed by a one-line docstring, and optionally
+`PRESETS`, a mapping from a task pattern to the fields that differ there. Flags of the command line and keys of a
+benchmark table both pass through `resolve`, so a setting means the same wherever it was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import fnmatch
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import pkgutil
+import sys
+import textwrap
+import typing
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import rlsuite
+from rlsuite.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every run has, whatever its algorithm."""
+
+    seed: int = 0
+    """root of all random streams of the run"""
+    device: str = "cpu"
+    """torch device, cpu or cuda"""
+    threads: int = 1
+    """torch threads; the bits of a result depend on it"""
+    eval_every: int = 5000
+    """updates between interim evaluations (learning curve); 0 for none"""
+    eval_episodes: int = 10
+    """episodes of an interim evaluation"""
+    final_episodes: int = 100
+    """fresh episodes of the final evaluation, which gives the headline score"""
+    log_every: int = 1000
+    """updates between logged metrics"""
+    checkpoint_every: int = 5000
+    """updates between checkpoints; does not change any result"""
+    label: str = ""
+    """what the report calls the algorithm; its file's name if empty"""
+
+
+NOT_IDENTITY = ("seed", "checkpoint_every", "label")  # another seed is another run of the same configuration
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm file, of the package or of the user."""
+
+    name: str
+    module: ModuleType
+    source: str  # what `load_algorithm` finds it by: a name, or the path of a user's file
+
+    @property
+    def presets(self) -> dict[str, dict[str, Any]]:
+        return getattr(self.module, "PRESETS", {})
+
+    @property
+    def summary(self) -> str:
+        return (self.module.__doc__ or "").strip().split("\n")[0]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Everything that determines the outcome of a run."""
+
+    algorithm: Algorithm
+    config: Any  # the algorithm's Config
+    settings: Settings
+
+    @property
+    def label(self) -> str:
+        return self.settings.label or self.algorithm.name
+
+    @property
+    def task(self) -> str:
+        """The dataset of an offline method, the environment of an online one."""
+        return getattr(self.config, "dataset", "") or getattr(self.config, "env", "")
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 (hex) of what determines the outcome, but for the seed and the data's content."""
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in NOT_IDENTITY}
+        identity: dict[str, Any] = {
+            "algorithm": self.algorithm.name,
+            "version": rlsuite.__version__,
+            "config": asdict(self.config),
+            "settings": settings,
+        }
+        if self.algorithm.source != self.algorithm.name:
+            identity["file"] = hashlib.sha256(Path(self.algorithm.source).read_bytes()).hexdigest()
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def run_id(self) -> str:
+        return hashlib.sha256(f"{self.config_hash} {self.settings.seed}".encode()).hexdigest()[:12]
+
+    @property
+    def slug(self) -> str:
+        """A readable folder name: algorithm, task, seed, and the identity that tells two settings apart."""
+        task = Path(self.task).stem if Path(self.task).suffix else self.task.replace("/", "-")
+        return f"{self.label}-{task}-s{self.settings.seed}-{self.run_id[:8]}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "algorithm": self.algorithm.source,
+            "config": asdict(self.config),
+            "settings": asdict(self.settings),
+        }
+
+
+def algorithm_names() -> list[str]:
+    """The package's algorithms, found by file name without importing them."""
+    import rlsuite.algorithms
+
+    return sorted(m.name for m in pkgutil.iter_modules(rlsuite.algorithms.__path__))
+
+
+def load_algorithm(source: str) -> Algorithm:
+    """An algorithm by the name of its file in the package, or by the path of a user's file (ends in .py).
+
+    Raises UserError for an unknown name and for a file without `Config` and `train`.
+    """
+    if source.endswith(".py"):
+        path = Path(source).resolve()
+        if not path.is_file():
+            raise UserError(f"there is no algorithm file {source}; give the path of a .py file or one of the names "
+                            f"{', '.join(algorithm_names())}.")
+        name = path.stem
+        spec = importlib.util.spec_from_file_location(f"_rlsuite_user_{name}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses and inspect look the module up by name
+        try:
+            spec.loader.exec_module(module)
+        except SyntaxError as error:
+            raise UserError(f"{source} is not Python: {error.msg} in line {error.lineno}.") from error
+        source = str(path)
+    else:
+        if source not in algorithm_names():
+            raise UserError(f"unknown algorithm '{source}'; {nearest(source, algorithm_names())}")
+        name = source
+        module = importlib.import_module(f"rlsuite.algorithms.{source}")
+    for needed in ("Config", "train"):
+        if not hasattr(module, needed):
+            raise UserError(f"{source} has no `{needed}`; an algorithm file defines a dataclass Config and a function "
+                            "train(config, run).")
+    return Algorithm(name, module, source)
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """Field name -> the string literal that follows the field in the source of dataclass `cls`."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return {}
+    body = typing.cast(ast.ClassDef, tree.body[0]).body
+    helps = {}
+    for statement, following in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            helps[statement.target.id] = str(following.value.value)
+    return helps
+
+
+def coerce(name: str, kind: Any, value: Any) -> Any:
+    """`value` (a string from the command line, or a TOML value) as a field of type `kind`; ValueError if it is none."""
+    text = value.strip() if isinstance(value, str) else value
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if text in ("true", "false"):
+            return text == "true"
+        raise ValueError(f"{name} is true or false, not {value!r}")
+    if isinstance(value, bool):
+        raise ValueError(f"{name} is no switch, so it cannot be {value!r}")
+    if kind is int:
+        try:
+            number = int(text)
+            if number != float(text):
+                raise ValueError
+        except ValueError:
+            try:  # 1e6 is how people write a million
+                number, exact = round(float(text)), float(text)
+            except (ValueError, OverflowError):
+                raise ValueError(f"{name} is a whole number, not {value!r}") from None
+            if number != exact:
+                raise ValueError(f"{name} is a whole number, not {value!r}") from None
+        return number
+    if kind is float:
+        try:
+            number = float(text)
+        except (ValueError, TypeError):
+            raise ValueError(f"{name} is a number, not {value!r}") from None
+        if math.isnan(number):
+            raise ValueError(f"{name} is a number, not nan")
+        return number
+    if kind is str:
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is a text, not {value!r}")
+        return value
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if text not in choices:
+            raise ValueError(f"{name} is one of {', '.join(map(str, choices))}, not {value!r}")
+        return text
+    if typing.get_origin(kind) is tuple:
+        parts = text.split(",") if isinstance(text, str) else text
+        return tuple(coerce(name, typing.get_args(kind)[0], part) for part in parts)
+    raise TypeError(f"Config field {name} has the type {kind}, which no flag can express")
+
+
+def schema(algorithm: Algorithm) -> dict[str, tuple[type, Any]]:
+    """Every key a run of `algorithm` takes -> (the dataclass it belongs to, its type)."""
+    known: dict[str, tuple[type, Any]] = {}
+    for cls in (algorithm.module.Config, Settings):
+        hints = typing.get_type_hints(cls)
+        known.update({f.name: (cls, hints[f.name]) for f in fields(cls)})
+    return known
+
+
+def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the command line") -> Resolved:
+    """Defaults, then the presets of the task, then what was `given`; `where` names the giver in messages.
+
+    Raises UserError for unknown keys (with the nearest known one) and for values that do not fit.
+    """
+    known = schema(algorithm)
+    values: dict[type, dict[str, Any]] = {algorithm.module.Config: {}, Settings: {}}
+
+    def put(key: str, value: Any, place: str) -> None:
+        key = key.replace("-", "_")
+        if key not in known:
+            raise UserError(f"{place} has the key '{key}', which {algorithm.name} does not know; {nearest(key, known)}")
+        cls, kind = known[key]
+        try:
+            values[cls][key] = coerce(key, kind, value)
+        except ValueError as error:
+            raise UserError(f"{place}: {error}.") from None
+
+    # The task decides about the presets, so it is looked at first.
+    task = given.get("dataset") or given.get("env") or ""
+    for pattern, overrides in algorithm.presets.items():
+        if fnmatch.fnmatch(str(task).lower(), pattern):
+            for key, value in overrides.items():
+                put(key, value, f"PRESETS['{pattern}'] of {algorithm.name}")
+    for key, value in given.items():
+        put(key, value, where)
+    missing = [
+        f.name
+        for f in fields(algorithm.module.Config)
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in values[algorithm.module.Config]
+    ]
+    if missing:
+        raise UserError(f"{where} does not say which {missing[0]} {algorithm.name} shall use; "
+                        f"add {missing[0]} (--{missing[0].replace('_', '-')}).")
+    config = algorithm.module.Config(**values[algorithm.module.Config])
+    for name, lowest in (("updates", 1), ("total_steps", 1), ("batch_size", 1)):
+        if getattr(config, name, lowest) < lowest:
+            raise UserError(f"{where}: {name} is at least {lowest}, not {getattr(config, name)}.")
+    settings = Settings(**values[Settings])
+    for name, lowest in (("seed", 0), ("threads", 1), ("eval_every", 0), ("eval_episodes", 1), ("final_episodes", 1),
+                         ("log_every", 1), ("checkpoint_every", 1)):
+        if getattr(settings, name) < lowest:
+            raise UserError(f"{where}: {name} is at least {lowest}, not {getattr(settings, name)}.")
+    return Resolved(algorithm, config, settings)
+
+
+def add_flags(parser: argparse.ArgumentParser, algorithm: Algorithm) -> None:
+    """One `--flag` for every key of `schema`; those not given stay out of the namespace, so presets can speak."""
+    groups = {
+        algorithm.module.Config: parser.add_argument_group(f"{algorithm.name}"),
+        Settings: parser.add_argument_group("run"),
+    }
+    for cls, group in groups.items():
+        helps = field_help(cls)
+        hints = typing.get_type_hints(cls)
+        for f in fields(cls):
+            default = "required" if f.default is MISSING else f"default {f.default}"
+            text = f"{helps.get(f.name, '')} ({default})".replace("%", "%%")
+            flag = f"--{f.name.replace('_', '-')}"
+            if hints[f.name] is bool:
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+            else:
+                group.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar(hints[f.name]), help=text)
+
+
+def metavar(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
+    return {int: "N", float: "X", str: "NAME"}.get(kind, "N,N")

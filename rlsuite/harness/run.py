@@ -1,0 +1,443 @@
+"""One run: its directory, its random streams, its loop. Evaluation, checkpoints, resume and logging live in `Run.loop`.
+
+A run directory holds
+    config.json        the resolved configuration
+    manifest.json      versions, processor class, dataset and environment identity, the command
+    status.json        running, finished, stopped, diverged or failed, and how far it is
+    metrics.jsonl      one line every `log_every` updates
+    evaluations.jsonl  one row an evaluation episode
+    tensorboard/       a mirror of both
+    checkpoints/       the newest two, whole and with a checksum
+    policy.npz         the policy of the newest checkpoint, plain arrays
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlsuite import data
+from rlsuite.data import scores
+from rlsuite.data.dataset import Dataset
+from rlsuite.errors import UserError
+from rlsuite.harness import files
+from rlsuite.harness.config import Resolved
+from rlsuite.harness.evaluation import Policy, evaluate, make_env
+from rlsuite.harness.manifest import code_version, cpu_class, machine
+from rlsuite.harness.mirror import Mirror
+from rlsuite.harness.progress import Progress
+from rlsuite.harness.seeding import Streams, evaluation_seeds
+
+KEPT = 2  # checkpoints
+PARTS = {
+    "config.json",
+    "manifest.json",
+    "status.json",
+    "metrics.jsonl",
+    "evaluations.jsonl",
+    "tensorboard",
+    "checkpoints",
+    "policy.npz",
+    "log.txt",  # a benchmark cell's output
+}
+
+
+class Diverged(Exception):
+    """A logged metric or a return is NaN or infinite."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it can be resumed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Run:
+    """What an algorithm's `train(config, run)` is given.
+
+    Nothing is written before `loop` begins, so that bad input found while loading leaves no folder behind.
+    """
+
+    def __init__(self, resolved: Resolved, directory: Path, command: str = "") -> None:
+        self.resolved, self.directory, self.command = resolved, directory, command
+        self.settings = resolved.settings
+        self.device = torch_device(self.settings.device)
+        self.rng = Streams(self.settings.seed)
+        self.dataset_used: Dataset | None = None
+        self.env_id = ""
+        self.update = 0
+        self._tracked: dict[str, Any] = {}
+        self._metrics: dict[str, float] = {}
+        self._evaluated = True  # at `self.update`
+        self._signal = 0
+        self._check_directory()
+
+    # What a train function calls
+
+    def dataset(self, name: str, steps: int = 0, env: str = "") -> Dataset:
+        """Load a dataset onto the run's device and make it the run's data.
+
+        `steps` > 0 takes the first so many transitions; `env` overrides the environment that the data name. Raises
+        UserError if the spaces of data and environment differ.
+        """
+        loaded = data.load(name, steps=steps or None)
+        env_id = env or loaded.env_id
+        if not env_id:
+            raise UserError(f"{name} does not name its environment; add the one to evaluate in, as in --env Hopper-v5.")
+        loaded = match_spaces(loaded, env_id)
+        self.dataset_used, self.env_id = loaded, env_id
+        return loaded.to(self.device)
+
+    def track(self, **objects: Any) -> None:
+        """Name what a checkpoint holds beside the streams.
+
+        An object with `state_dict` and `load_state_dict` is asked for them; of another one, such as an agent, every
+        attribute that has them is stored, and every attribute that is a plain number.
+        """
+        self._tracked.update(objects)
+
+    @property
+    def logging(self) -> bool:
+        """Whether the metrics of the current update are kept; costly diagnostics need only be computed then."""
+        return self.update % self.settings.log_every == 0
+
+    def log(self, metrics: dict[str, Tensor | float]) -> None:
+        """Keep the metrics of this update if it is a logged one. Reading tensors back stalls, so others are dropped."""
+        if self.logging:
+            self._metrics = {key: float(value) for key, value in metrics.items()}
+
+    def loop(self, updates: int, policy: Policy) -> Iterator[int]:
+        """Yield the update numbers still to be done, 1-based, and do everything that surrounds them.
+
+        `policy` is evaluated every `eval_every` updates and, on fresh episodes, at the end.
+        """
+        self.policy, self.updates = policy, updates
+        self._open()
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with self._progress:
+                self._after_update()  # a run killed while evaluating evaluates again
+                while self.update < updates:
+                    self.update += 1
+                    self._evaluated = False
+                    yield self.update
+                    self._after_update()
+                self._finish()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._mirror.close()
+
+    # The directory
+
+    def _check_directory(self) -> None:
+        """Refuse, before anything is loaded, a directory that cannot take this run."""
+        if not self.directory.exists():
+            return
+        if not self.directory.is_dir():
+            raise UserError(f"{self.directory} is a file; choose a folder for --run-dir.")
+        strangers = sorted({path.name for path in self.directory.iterdir()} - PARTS)
+        strangers = [name for name in strangers if not name.startswith(".")]
+        if strangers:
+            raise UserError(
+                f"{self.directory} holds something else than a run ({strangers[0]}); choose another --run-dir."
+            )
+        if not (self.directory / "manifest.json").exists():
+            return  # new, or killed before it began
+        run_id = files.read_json(self.directory / "manifest.json").get("run_id")
+        if run_id != self.resolved.run_id:
+            raise UserError(
+                f"{self.directory} holds a run of another configuration ({run_id}, not {self.resolved.run_id}); give "
+                "the flags it was started with, or choose another --run-dir."
+            )
+        if read_status(self.directory).get("status") == "finished":
+            raise UserError(f"the run in {self.directory} is finished; choose another --run-dir to run it again.")
+
+    def _open(self) -> None:
+        """Create the directory, or continue from its newest checkpoint."""
+        checkpoints = self.directory / "checkpoints"
+        try:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            self._lock: TextIO = (self.directory / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run directory {self.directory}: {error.strerror}; choose another --run-dir."
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process runs in {self.directory}; wait for it or choose another.") from None
+        self.identity = self._identity()
+        self._progress = Progress(self.resolved.label, self.resolved.task, self.settings.seed, self.updates)
+        offsets = {"metrics.jsonl": 0, "evaluations.jsonl": 0}
+        newest = max(checkpoints.glob("update-*.ckpt"), default=None)
+        if newest is not None:
+            tree = files.load_checkpoint(newest)
+            self._restore(tree, newest)
+            offsets = tree["offsets"]
+        else:
+            files.write_json(self.directory / "config.json", self.resolved.as_dict())
+            files.write_json(
+                self.directory / "manifest.json",
+                {**self.identity, **machine(), "threads": self.settings.threads, "command": self.command},
+            )
+        for leftover in (*self.directory.glob(".*.tmp"), *checkpoints.glob(".*.tmp")):
+            leftover.unlink()  # of a process killed while writing; the lock says that no other is alive
+        self._metrics_log = files.JsonLines(self.directory / "metrics.jsonl", offsets["metrics.jsonl"])
+        self._rows_log = files.JsonLines(self.directory / "evaluations.jsonl", offsets["evaluations.jsonl"])
+        self._mirror = Mirror(self.directory / "tensorboard")
+        for row in files.read_lines(self._metrics_log.path):
+            self._mirror.metrics(row)
+        self._last_status = 0.0
+        self._status("running")
+        if newest is not None:
+            self._progress.say(f"continuing at update {self.update} of {self.updates}")
+
+    def _identity(self) -> dict[str, Any]:
+        """The columns that every row of this run carries."""
+        used = self.dataset_used
+        return {
+            "run_id": self.resolved.run_id,
+            "config_hash": self.resolved.config_hash,
+            "algorithm": self.resolved.label,
+            "task": self.resolved.task,
+            "env": self.env_id,
+            "dataset": used.name if used else "",
+            "dataset_hash": used.content_hash if used else "",
+            "dataset_rows": len(used) if used else 0,
+            "seed": self.settings.seed,
+            "code_version": code_version(),
+            "cpu_class": cpu_class(),
+        }
+
+    # Around an update
+
+    def _after_update(self) -> None:
+        """Log, checkpoint, evaluate; in this order, so that a checkpoint never holds half an evaluation."""
+        s, t = self.settings, self.update
+        if not self._evaluated and self._metrics:
+            self._write_metrics()
+        evaluation_due = not self._evaluated and s.eval_every and t % s.eval_every == 0 and t < self.updates
+        if not self._evaluated and t and (t % s.checkpoint_every == 0 or t == self.updates):
+            self._checkpoint()
+        if evaluation_due:
+            self._evaluate("interim", s.eval_episodes)
+        self._evaluated = t < self.updates
+        if self._signal:
+            self._checkpoint()
+            self._stop()
+        if time.monotonic() - self._last_status > 1:
+            self._status("running")
+
+    def _write_metrics(self) -> None:
+        bad = [key for key, value in self._metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise Diverged(f"{bad[0]} is {self._metrics[bad[0]]} at update {self.update}")
+        row = {"update": self.update, **self._metrics}
+        self._metrics_log.append(row)
+        self._mirror.metrics(row)
+        self._progress.metrics(self.update, self._metrics)
+        self._metrics = {}
+
+    def _evaluate(self, phase: str, episodes: int) -> list[float]:
+        rows = []
+        played = evaluate(self.policy.act, self.env_id, evaluation_seeds(self.env_id, phase, episodes), tick=self._tick)
+        reference = scores.reference(self.env_id, self.identity["dataset"])
+        for number, episode in enumerate(played):
+            if not math.isfinite(episode.total):
+                raise Diverged(f"the return of evaluation episode {number} is {episode.total} at update {self.update}")
+            rows.append(
+                {
+                    **self.identity,
+                    "phase": phase,
+                    "protocol": f"{phase}-{episodes}ep-deterministic",
+                    "update": self.update,
+                    "episode": number,
+                    "episode_seed": episode.seed,
+                    "return": episode.total,
+                    "length": episode.length,
+                    "terminated": episode.terminated,
+                    "truncated": episode.truncated,
+                    "score": float(reference.score(np.asarray(episode.total))) if reference else None,
+                    "score_reference": reference.label if reference else "",
+                    "policy_mode": "deterministic",
+                    "status": "ok",
+                    "message": "",
+                }
+            )
+        self._rows_log.append(*rows)
+        returns = [episode.total for episode in played]
+        self._mirror.returns(self.update, phase, returns)
+        self._progress.returns(self.update, phase, returns, [row["score"] for row in rows])
+        return returns
+
+    def _finish(self) -> None:
+        self._evaluate("final", self.settings.final_episodes)
+        self._rows_log.sync()
+        self._status("finished")
+
+    def _tick(self) -> None:
+        """In the middle of an evaluation: the checkpoint before it is what a resumed run begins from."""
+        if self._signal and self.update == self.updates:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._status("stopped", f"by {signal.Signals(self._signal).name}")
+        raise Stopped(self._signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+
+    def _status(self, status: str, message: str = "") -> None:
+        self._last_status = time.monotonic()
+        self._progress.at(self.update)
+        content = {"status": status, "update": self.update, "updates": self.updates, "message": message}
+        files.write_json(self.directory / "status.json", content)
+
+    def fail(self, status: str, message: str) -> None:
+        """Leave word of how the run ended, if it got so far as to have a directory."""
+        if (self.directory / "status.json").exists():
+            content = {"status": status, "update": self.update, "updates": self.updates, "message": message}
+            files.write_json(self.directory / "status.json", content)
+
+    # Checkpoints
+
+    def _checkpoint(self) -> None:
+        folder = self.directory / "checkpoints"
+        files.save_checkpoint(
+            folder / f"update-{self.update:010d}.ckpt",
+            {
+                "run_id": self.resolved.run_id,
+                "dataset_hash": self.identity["dataset_hash"],
+                "update": self.update,
+                "evaluated": self._evaluated,
+                "offsets": {log.path.name: log.sync() for log in (self._metrics_log, self._rows_log)},
+                "streams": self.rng.state_dict(),
+                "tracked": {name: state_of(tracked) for name, tracked in self._tracked.items()},
+            },
+        )
+        files.save_policy(self.directory / "policy.npz", self.policy, self.resolved.algorithm.source)
+        for old in sorted(folder.glob("update-*.ckpt"))[:-KEPT]:
+            old.unlink()
+
+    def _restore(self, tree: dict[str, Any], path: Path) -> None:
+        if tree["run_id"] != self.resolved.run_id:
+            raise UserError(
+                f"the checkpoint {path} is from another configuration ({tree['run_id']}, not {self.resolved.run_id}); "
+                "give the flags it was started with, or choose another --run-dir."
+            )
+        if tree["dataset_hash"] != self.identity["dataset_hash"]:
+            raise UserError(
+                f"the dataset {self.identity['dataset']} is not the one the run in {self.directory} began with (content "
+                f"{self.identity['dataset_hash'][:12]}, not {tree['dataset_hash'][:12]}); restore it or start afresh."
+            )
+        self.update, self._evaluated = tree["update"], tree["evaluated"]
+        for name, tracked in self._tracked.items():
+            load_state(tracked, tree["tracked"][name])
+        self.rng.load_state_dict(tree["streams"])
+
+
+def state_of(tracked: Any) -> dict[str, Any]:
+    """What `Run.track` stores of an object."""
+    if hasattr(tracked, "state_dict"):
+        return tracked.state_dict()
+    state: dict[str, Any] = {}
+    for name, part in vars(tracked).items():
+        if hasattr(part, "state_dict"):
+            state[name] = part.state_dict()
+        elif isinstance(part, int | float):
+            state[name] = part
+    return state
+
+
+def load_state(tracked: Any, state: dict[str, Any]) -> None:
+    """The inverse of `state_of`."""
+    if hasattr(tracked, "load_state_dict"):
+        tracked.load_state_dict(state)
+        return
+    for name, value in state.items():
+        if isinstance(value, dict):
+            getattr(tracked, name).load_state_dict(value)
+        else:
+            setattr(tracked, name, value)
+
+
+def torch_device(name: str) -> torch.device:
+    """A usable torch device; UserError where this machine has none of that name."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here ({reason}); use cpu or cuda.") from error
+    return device
+
+
+def match_spaces(dataset: Dataset, env_id: str) -> Dataset:
+    """The dataset with the action bounds of `env_id`; UserError if the environment's spaces are not the data's."""
+    env = make_env(env_id)
+    observation_space, action_space = env.observation_space, env.action_space
+    env.close()
+    for what, space, width in (
+        ("observations", observation_space, dataset.observation_dim),
+        ("actions", action_space, dataset.action_dim),
+    ):
+        if not isinstance(space, gym.spaces.Box) or space.shape != (width,):
+            raise UserError(
+                f"the {what} of {dataset.name} have {width} numbers, but {env_id} has the space {space}; name the "
+                "environment that the data come from with --env."
+            )
+    assert isinstance(action_space, gym.spaces.Box)
+    reach = dataset.actions.abs().max().item() if len(dataset) else 0.0
+    if reach > np.abs([action_space.low, action_space.high]).max() + 1e-5:
+        raise UserError(
+            f"{dataset.name} has an action of size {reach:.3g}, outside the bounds of {env_id} ({action_space}); name "
+            "the environment that the data come from with --env."
+        )
+    return replace(dataset, env_id=env_id, action_low=action_space.low, action_high=action_space.high)
+
+
+def execute(resolved: Resolved, directory: Path, command: str = "") -> int:
+    """Run to the end and return the exit code: 0 finished, 3 diverged, 128 + n stopped by signal n.
+
+    Raises UserError for bad input; any other exception is a crash, noted in the run directory and raised on.
+    """
+    torch.set_num_threads(resolved.settings.threads)
+    # A safety net only: library code draws from the run's own streams (a test holds that).
+    torch.manual_seed(resolved.settings.seed)
+    np.random.seed(resolved.settings.seed % (1 << 32))
+    run = Run(resolved, directory, command)
+    try:
+        resolved.algorithm.module.train(resolved.config, run)
+    except Diverged as error:
+        run.fail("diverged", str(error))
+        print(f"rlsuite: the run in {directory} diverged: {error}.", file=sys.stderr)
+        return 3
+    except Stopped as error:
+        print(f"rlsuite: stopped at update {run.update}; continue with: rlsuite resume {directory}", file=sys.stderr)
+        return 128 + error.number
+    except BaseException as error:
+        run.fail("failed", " ".join(f"{type(error).__name__}: {error}".split()))
+        raise
+    return 0
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """The content of status.json; empty if the run was killed before its loop began."""
+    path = directory / "status.json"
+    return files.read_json(path) if path.exists() else {}

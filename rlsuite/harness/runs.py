@@ -1,0 +1,155 @@
+"""What one does with a finished or stopped run: resume it, evaluate its policy, verify it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from rlsuite.data import scores
+from rlsuite.errors import UserError
+from rlsuite.harness import files
+from rlsuite.harness.config import Resolved, Settings, load_algorithm, resolve
+from rlsuite.harness.evaluation import evaluate, make_env
+from rlsuite.harness.run import execute, read_status
+from rlsuite.harness.seeding import evaluation_seeds
+
+
+def resolve_run(directory: Path) -> Resolved:
+    """The configuration that a run directory was made with."""
+    stored = files.read_json(directory / "config.json")
+    try:
+        algorithm = load_algorithm(stored["algorithm"])
+        known = {f.name for f in fields(Settings)}
+        given = {**stored["config"], **{k: v for k, v in stored["settings"].items() if k in known}}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{directory / 'config.json'} is no configuration of a run; is {directory} one?") from None
+    return resolve(algorithm, given, where=str(directory / "config.json"))
+
+
+def load_policy(directory: Path) -> Any:
+    """The policy of a run's newest checkpoint, ready to `act`."""
+    about, state = files.read_policy(directory / "policy.npz")
+    module = load_algorithm(about["algorithm"]).module
+    cls = getattr(module, about["class"], None)
+    if cls is None:
+        raise UserError(f"the policy of {directory} is a {about['class']}, which {about['algorithm']} does not have.")
+    policy = cls(**about["arguments"])
+    policy.load_state_dict(state)
+    return policy
+
+
+def evaluate_run(directory: Path, episodes: int, env: str, video: bool) -> int:
+    """Print return and normalised score of `episodes` final-protocol episodes; `rlsuite eval`."""
+    if episodes < 1:
+        raise UserError(f"--episodes is at least 1, not {episodes}.")
+    torch.set_num_threads(1)
+    manifest = files.read_json(directory / "manifest.json")
+    policy = load_policy(directory)
+    env_id = env or manifest["env"]
+    played = evaluate(policy.act, env_id, evaluation_seeds(env_id, "final", episodes))
+    returns = np.array([episode.total for episode in played])
+    lengths = np.array([episode.length for episode in played])
+    status = read_status(directory)
+    print(f"{manifest['algorithm']} on {manifest['task']}, update {status.get('update')} of {status.get('updates')}")
+    print(f"{env_id}: return {returns.mean():.1f}, standard deviation {returns.std(ddof=len(returns) > 1):.1f} over "
+          f"{episodes} episodes, mean length {lengths.mean():.0f}")
+    reference = scores.reference(env_id, manifest["dataset"])
+    if reference:
+        print(f"normalised score {float(reference.score(returns.mean())):.1f} (reference: {reference.label})")
+    if video:
+        print(f"video in {record(policy.act, env_id, played[0].seed, directory)}")
+    return 0
+
+
+def record(act: Callable[[np.ndarray], np.ndarray], env_id: str, seed: int, directory: Path) -> Path:
+    """Film the episode that begins with `seed`; an mp4 file where imageio-ffmpeg is installed, else a GIF."""
+    import importlib.util
+
+    import imageio.v3 as imageio
+
+    os.environ.setdefault("MUJOCO_GL", "egl" if not os.environ.get("DISPLAY") else "glfw")
+    env = make_env(env_id, render_mode="rgb_array")
+    try:
+        observation, _ = env.reset(seed=seed)
+        frames: list[Any] = [env.render()]
+        done = False
+        while not done:
+            action = act(np.asarray(observation, np.float32)[None])[0]
+            observation, _, terminated, truncated, _ = env.step(action)
+            frames.append(env.render())
+            done = terminated or truncated
+    except (gym.error.Error, ImportError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{env_id} cannot be rendered here ({' '.join(str(error).split())}); on a machine without a screen install "
+            "libegl1 and set MUJOCO_GL=egl."
+        ) from error
+    finally:
+        env.close()
+    fps = env.metadata.get("render_fps", 30)
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        path = directory / "video.mp4"
+        imageio.imwrite(path, np.stack(frames), fps=fps)
+    else:
+        path = directory / "video.gif"
+        imageio.imwrite(path, np.stack(frames[::2]), duration=2000 / fps, loop=0)
+    return path
+
+
+def verify_run(directory: Path) -> int:
+    """Run a finished run again in a scratch folder; 0 if every metric, row and weight is the same bit for bit."""
+    if read_status(directory).get("status") != "finished":
+        raise UserError(f"the run in {directory} is not finished; finish it with: rlsuite resume {directory}")
+    with tempfile.TemporaryDirectory(prefix="rlsuite-verify-") as scratch:
+        again = Path(scratch) / directory.name
+        code = execute(resolve_run(directory), again)
+        if code:
+            return code
+        difference = first_difference(directory, again)
+    if difference:
+        print(f"DIFFERENT: {difference}")
+        old, new = (files.read_json(d / "manifest.json") if d.exists() else {} for d in (directory, again))
+        del new
+        print(f"The run was made by {old['code_version']} on {old['cpu_class']}.")
+        return 1
+    print(f"identical: every metric, evaluation row and weight of {directory}")
+    return 0
+
+
+def first_difference(left: Path, right: Path) -> str:
+    """Where two runs first differ: in a metric, an evaluation row, or a weight; empty if nowhere."""
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        rows = [files.read_lines(folder / name) for folder in (left, right)]
+        for a, b in zip(*rows, strict=False):
+            for key in a.keys() | b.keys():
+                if key != "code_version" and a.get(key) != b.get(key):
+                    place = f"update {a['update']}" + (f" episode {a['episode']}" if "episode" in a else "")
+                    return f"{name}: {key} at {place} is {a.get(key)} and {b.get(key)}"
+        if len(rows[0]) != len(rows[1]):
+            return f"{name} has {len(rows[0])} and {len(rows[1])} lines"
+    newest = [max((folder / "checkpoints").glob("update-*.ckpt")) for folder in (left, right)]
+    trees = [files.load_checkpoint(path)["tracked"] for path in newest]
+    return _difference(trees[0], trees[1], "checkpoint")
+
+
+def _difference(a: Any, b: Any, place: str) -> str:
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return f"{place} has the keys {sorted(map(str, a))} and {sorted(map(str, b))}"
+        return next(filter(None, (_difference(a[k], b[k], f"{place}.{k}") for k in a)), "")
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return next(filter(None, (_difference(x, y, f"{place}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))), "")
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if torch.equal(a, b):
+            return ""
+        return f"{place}: largest difference {(a.double() - b.double()).abs().max():.3g}"
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return "" if np.array_equal(a, b) else place
+    return "" if a == b else f"{place} is {a} and {b}"
