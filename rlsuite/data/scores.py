@@ -1,0 +1,78 @@
+"""Reference returns and the normalised score 100 * (R - random) / (expert - random).
+
+References belong to an environment and its version, or to a published collection of data; `reference_scores.csv` holds
+them with their provenance. Scores under different references are never comparable, so each carries a label.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from rlsuite.data.names import D4RL_NAME
+
+TABLE = Path(__file__).parent / "reference_scores.csv"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Undiscounted returns of a random and of an expert policy, and where they come from."""
+
+    label: str  # written beside every score, such as "rlsuite Hopper-v5"
+    scope: str  # "environment": data of that environment; "d4rl": D4RL's data of that robot
+    key: str  # environment id, or robot
+    random: float
+    expert: float
+    random_source: str
+    expert_source: str
+
+    def score(self, returns: np.ndarray) -> np.ndarray:
+        """100 * (returns - random) / (expert - random), same shape, float64 (D4RL, arXiv:2004.07219)."""
+        return 100.0 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
+
+
+@cache
+def references() -> tuple[Reference, ...]:
+    """All rows of the table."""
+    with TABLE.open(newline="") as file:
+        return tuple(
+            Reference(
+                row["label"],
+                row["scope"],
+                row["key"],
+                float(row["random"]),
+                float(row["expert"]),
+                row["random_source"],
+                row["expert_source"],
+            )
+            for row in csv.DictReader(file)
+        )
+
+
+def reference(env_id: str | None, dataset_name: str | None = None) -> Reference | None:
+    """The reference for returns in `env_id` of a policy trained on `dataset_name`, or None.
+
+    D4RL's constants hold for D4RL's data (`d4rl/hopper-medium-v2`, `hopper_medium-v2.hdf5`) evaluated in an environment
+    older than v5, which changed rewards; everything else is looked up by environment id with its version.
+    """
+    match = D4RL_NAME.fullmatch(dataset_name) if dataset_name else None
+    if match is not None and (env_id is None or not env_id.endswith("-v5")):
+        key, scope = match["robot"].lower(), "d4rl"
+    else:
+        key, scope = env_id, "environment"
+    return next((r for r in references() if r.key == key and r.scope == scope), None)
+
+
+def normalized_score(
+    returns: np.ndarray | float, env_id: str | None, dataset_name: str | None = None
+) -> np.ndarray | None:
+    """Normalised scores x 100 of undiscounted returns, same shape; None where there is no reference.
+
+    Each return is normalised by itself: average scores afterwards, and never push a standard deviation through here.
+    """
+    found = reference(env_id, dataset_name)
+    return None if found is None else found.score(np.asarray(returns))
