@@ -192,9 +192,10 @@ def train(config: Config, run: Run) -> None:
     batches = dataset.batches(config.batch_size, run.rng("batches"))
     run.track(agent=agent, batches=batches)
     for _ in run.loop(config.updates, policy=agent.actor):
-        metrics = agent.update(next(batches))
+        batch = next(batches)
+        metrics = agent.update(batch)
         if run.logging and config.search == "approximate":
-            metrics["recall"] = agent.neighbours.recall()
+            metrics["recall"] = agent.neighbours.recall(batch.indices, agent.actor(batch.observations).detach())
         run.log(metrics)
 
 
