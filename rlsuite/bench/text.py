@@ -1,0 +1,65 @@
+"""How numbers and marks are written, the same in every format of a report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from rlsuite.bench.statistics import Interval
+from rlsuite.bench.summary import Cell, Summary
+
+FEW = "†"
+FAILED = "‡"
+DASH = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def number(value: float, metric: str = "score") -> str:
+    """One decimal for scores; returns from 1,000 on are whole, with thousands separated."""
+    text = f"{value:,.0f}" if metric == "return" and abs(value) >= 1000 else f"{value:,.1f}"
+    return text.replace("-", MINUS)
+
+
+def plus_minus(interval: Interval, metric: str = "score") -> str:
+    """Mean ± half-width; a dash where one run leaves the half-width unknown."""
+    half = interval.half_width
+    if math.isnan(half):
+        return f"{number(interval.value, metric)} ± {DASH}"
+    whole = metric == "return" and abs(interval.value) >= 1000
+    return f"{number(interval.value, metric)} ± {f'{half:,.0f}' if whole else f'{half:,.1f}'}"
+
+
+def range_of(interval: Interval, digits: int = 1) -> str:
+    """Value [low, high]; the value alone where the ends are unknown."""
+    if math.isnan(interval.low):
+        return f"{interval.value:,.{digits}f}".replace("-", MINUS)
+    value, low, high = (f"{x:,.{digits}f}".replace("-", MINUS) for x in interval)
+    return f"{value} [{low}, {high}]"
+
+
+def cell_marks(cell: Cell) -> str:
+    """Footnote signs of a cell: few runs, failed runs."""
+    return (FEW if cell.few else "") + (FAILED if cell.failures else "")
+
+
+def leaders(summary: Summary, task: str) -> set[str]:
+    """The algorithm with the highest mean on a task, and all whose interval overlaps with that one's.
+
+    Empty where that would be all of them: then there is nobody to tell apart.
+    """
+    intervals = {a: summary.cells[task, a].interval(summary.task_metrics[task]) for a in summary.algorithms}
+    known = {a: interval for a, interval in intervals.items() if interval is not None}
+    if len(known) < 2:
+        return set()
+    best = max(known.values(), key=lambda interval: interval.value)
+    floor = best.value if math.isnan(best.low) else best.low
+    leading = {a for a, i in known.items() if (i.value if math.isnan(i.high) else i.high) >= floor}
+    return leading if len(leading) < len(known) else set()
+
+
+def failure_line(summary: Summary) -> str:
+    """How many runs have no score, and why, in one sentence."""
+    kinds = Counter(failure.status for failure in summary.failures)
+    listed = ", ".join(f"{count} {status}" for status, count in sorted(kinds.items()))
+    are = "has" if len(summary.failures) == 1 else "have"
+    return f"{len(summary.failures)} of {summary.planned} runs {are} no score: {listed}."
