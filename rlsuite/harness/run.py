@@ -51,7 +51,8 @@ PARTS = {
     "tensorboard",
     "checkpoints",
     "policy.npz",
-    "log.txt",  # a benchmark cell's output
+    "cell.json",  # a benchmark cell: what it is
+    "log.txt",  # and its output
 }
 
 
