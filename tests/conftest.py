@@ -18,16 +18,20 @@ def write_line_world(path: Path, rows: int = 400, seed: int = 0) -> Path:
     """An npz dataset of LineWorld: random steps, episodes of ten rows, cut by truncation or by the goal."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(0, 30, rows // 10)
-    columns: dict[str, list] = {k: [] for k in ("observations", "actions", "rewards", "next_observations",
-                                                "terminations", "truncations")}
+    columns: dict[str, list] = {
+        k: [] for k in ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+    }
     for start in x:
         position = start
         for step in range(10):
             action = rng.uniform(-1, 1)
             following = float(np.clip(position + action, 0, 30))
             reached = following >= 30
-            for key, value in zip(columns, ([position], [action], float(reached), [following], reached,
-                                            step == 9 and not reached), strict=True):
+            for key, value in zip(
+                columns,
+                ([position], [action], float(reached), [following], reached, step == 9 and not reached),
+                strict=True,
+            ):
                 columns[key].append(value)
             position = following
             if reached:
@@ -51,7 +55,11 @@ def rlsuite():
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
         return subprocess.run(
             [sys.executable, "-m", "rlsuite", *map(str, arguments)],
-            capture_output=True, text=True, timeout=timeout, env=environment, **kwargs,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            **kwargs,
         )
 
     return call

@@ -100,9 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class PRDC:
     """Policy, twin critics, their targets and optimisers, and the index of the dataset's pairs."""
 
-    def __init__(
-        self, dataset: Dataset, config: Config, init: np.random.Generator, noise: np.random.Generator
-    ) -> None:
+    def __init__(self, dataset: Dataset, config: Config, init: np.random.Generator, noise: np.random.Generator) -> None:
         self.config, self.noise = config, noise
         self.dataset_actions = dataset.actions
         self.neighbours = NearestNeighbours(

@@ -72,9 +72,7 @@ class Config:
 class TD3BC:
     """Policy, twin critics, their targets and optimisers."""
 
-    def __init__(
-        self, dataset: Dataset, config: Config, init: np.random.Generator, noise: np.random.Generator
-    ) -> None:
+    def __init__(self, dataset: Dataset, config: Config, init: np.random.Generator, noise: np.random.Generator) -> None:
         self.config, self.noise = config, noise
         sizes = dataset.observation_dim, dataset.action_dim
         self.max_action = dataset.max_action

@@ -137,8 +137,10 @@ def load_algorithm(source: str) -> Algorithm:
     if source.endswith(".py"):
         path = Path(source).resolve()
         if not path.is_file():
-            raise UserError(f"there is no algorithm file {source}; give the path of a .py file or one of the names "
-                            f"{', '.join(algorithm_names())}.")
+            raise UserError(
+                f"there is no algorithm file {source}; give the path of a .py file or one of the names "
+                f"{', '.join(algorithm_names())}."
+            )
         name = path.stem
         spec = importlib.util.spec_from_file_location(f"_rlsuite_user_{name}", path)
         assert spec is not None and spec.loader is not None
@@ -156,8 +158,10 @@ def load_algorithm(source: str) -> Algorithm:
         module = importlib.import_module(f"rlsuite.algorithms.{source}")
     for needed in ("Config", "train"):
         if not hasattr(module, needed):
-            raise UserError(f"{source} has no `{needed}`; an algorithm file defines a dataclass Config and a function "
-                            "train(config, run).")
+            raise UserError(
+                f"{source} has no `{needed}`; an algorithm file defines a dataclass Config and a function "
+                "train(config, run)."
+            )
     return Algorithm(name, module, source)
 
 
@@ -268,15 +272,24 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
         if f.default is MISSING and f.default_factory is MISSING and f.name not in values[algorithm.module.Config]
     ]
     if missing:
-        raise UserError(f"{where} does not say which {missing[0]} {algorithm.name} shall use; "
-                        f"add {missing[0]} (--{missing[0].replace('_', '-')}).")
+        raise UserError(
+            f"{where} does not say which {missing[0]} {algorithm.name} shall use; "
+            f"add {missing[0]} (--{missing[0].replace('_', '-')})."
+        )
     config = algorithm.module.Config(**values[algorithm.module.Config])
     for name, lowest in (("updates", 1), ("total_steps", 1), ("batch_size", 1)):
         if getattr(config, name, lowest) < lowest:
             raise UserError(f"{where}: {name} is at least {lowest}, not {getattr(config, name)}.")
     settings = Settings(**values[Settings])
-    for name, lowest in (("seed", 0), ("threads", 1), ("eval_every", 0), ("eval_episodes", 1), ("final_episodes", 1),
-                         ("log_every", 1), ("checkpoint_every", 1)):
+    for name, lowest in (
+        ("seed", 0),
+        ("threads", 1),
+        ("eval_every", 0),
+        ("eval_episodes", 1),
+        ("final_episodes", 1),
+        ("log_every", 1),
+        ("checkpoint_every", 1),
+    ):
         if getattr(settings, name) < lowest:
             raise UserError(f"{where}: {name} is at least {lowest}, not {getattr(settings, name)}.")
     return Resolved(algorithm, config, settings)

@@ -61,9 +61,7 @@ class DeterministicActor(nn.Module):
 class TwinCritic(nn.Module):
     """Two independent action-value networks Q_1, Q_2 : (s, a) -> R."""
 
-    def __init__(
-        self, observation_dim: int, action_dim: int, hidden: Sequence[int], rng: np.random.Generator
-    ) -> None:
+    def __init__(self, observation_dim: int, action_dim: int, hidden: Sequence[int], rng: np.random.Generator) -> None:
         super().__init__()
         self.first = MLP((observation_dim + action_dim, *hidden, 1), rng)
         self.second = MLP((observation_dim + action_dim, *hidden, 1), rng)

@@ -59,8 +59,10 @@ def evaluate_run(directory: Path, episodes: int, env: str, video: bool) -> int:
     lengths = np.array([episode.length for episode in played])
     status = read_status(directory)
     print(f"{manifest['algorithm']} on {manifest['task']}, update {status.get('update')} of {status.get('updates')}")
-    print(f"{env_id}: return {returns.mean():.1f}, standard deviation {returns.std(ddof=len(returns) > 1):.1f} over "
-          f"{episodes} episodes, mean length {lengths.mean():.0f}")
+    print(
+        f"{env_id}: return {returns.mean():.1f}, standard deviation {returns.std(ddof=len(returns) > 1):.1f} over "
+        f"{episodes} episodes, mean length {lengths.mean():.0f}"
+    )
     reference = scores.reference(env_id, manifest["dataset"])
     if reference:
         print(f"normalised score {float(reference.score(returns.mean())):.1f} (reference: {reference.label})")
@@ -145,7 +147,9 @@ def _difference(a: Any, b: Any, place: str) -> str:
             return f"{place} has the keys {sorted(map(str, a))} and {sorted(map(str, b))}"
         return next(filter(None, (_difference(a[k], b[k], f"{place}.{k}") for k in a)), "")
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return next(filter(None, (_difference(x, y, f"{place}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))), "")
+        return next(
+            filter(None, (_difference(x, y, f"{place}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))), ""
+        )
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         if torch.equal(a, b):
             return ""

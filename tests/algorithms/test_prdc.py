@@ -37,8 +37,9 @@ def dataset(observations, actions, rewards=None, next_observations=None, termina
 
 def toy(n=2000, seed=0) -> Dataset:
     rng = np.random.default_rng(seed)
-    return dataset(rng.standard_normal((n, 5)), rng.uniform(-1, 1, (n, 3)), rng.standard_normal(n),
-                   rng.standard_normal((n, 5)))
+    return dataset(
+        rng.standard_normal((n, 5)), rng.uniform(-1, 1, (n, 3)), rng.standard_normal(n), rng.standard_normal((n, 5))
+    )
 
 
 def agent_of(kind, config, data, seed=0):
@@ -241,9 +242,19 @@ def test_approximate_search_logs_its_recall(tmp_path):
     from tests.conftest import write_line_world
 
     path = write_line_world(tmp_path / "data.npz")
-    resolved = resolve(load_algorithm("prdc"), {
-        "dataset": str(path), "env": "rlsuite/LineWorld-v0", "search": "approximate", "updates": 100, "log_every": 50,
-        "eval_every": 0, "final_episodes": 1, "hidden": "16"})
+    resolved = resolve(
+        load_algorithm("prdc"),
+        {
+            "dataset": str(path),
+            "env": "rlsuite/LineWorld-v0",
+            "search": "approximate",
+            "updates": 100,
+            "log_every": 50,
+            "eval_every": 0,
+            "final_episodes": 1,
+            "hidden": "16",
+        },
+    )
     assert execute(resolved, tmp_path / "run") == 0
     rows = files.read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [0.0 <= row["recall"] <= 1.0 for row in rows] == [True, True]

@@ -23,9 +23,19 @@ KILLS = 20
 
 
 def resolved(algorithm: str, line_world: Path, **given):
-    quick = {"dataset": str(line_world), "env": "rlsuite/LineWorld-v0", "updates": 600, "hidden": "64,64", "seed": 3,
-             "batch_size": 32, "log_every": 50, "eval_every": 100, "eval_episodes": 2, "final_episodes": 4,
-             "checkpoint_every": 25}
+    quick = {
+        "dataset": str(line_world),
+        "env": "rlsuite/LineWorld-v0",
+        "updates": 600,
+        "hidden": "64,64",
+        "seed": 3,
+        "batch_size": 32,
+        "log_every": 50,
+        "eval_every": 100,
+        "eval_episodes": 2,
+        "final_episodes": 4,
+        "checkpoint_every": 25,
+    }
     return resolve(load_algorithm(algorithm), {**quick, **given})
 
 
@@ -44,7 +54,11 @@ def finished(algorithm, line_world, tmp_path_factory):
 
 def test_updates_ran_and_weights_moved(algorithm, finished, line_world):
     assert files.read_json(finished / "status.json") == {
-        "status": "finished", "update": 600, "updates": 600, "message": ""}
+        "status": "finished",
+        "update": 600,
+        "updates": 600,
+        "message": "",
+    }
     metrics = files.read_lines(finished / "metrics.jsonl")
     assert [row["update"] for row in metrics] == list(range(50, 601, 50))
     assert all(np.isfinite(list(row.values())).all() for row in metrics)
@@ -61,14 +75,17 @@ def test_every_row_says_what_it_belongs_to(algorithm, finished, line_world):
 
     rows = files.read_lines(finished / "evaluations.jsonl")
     assert [(r["phase"], r["update"]) for r in rows] == [
-        ("interim", u) for u in range(100, 600, 100) for _ in range(2)] + [("final", 600)] * 4
+        ("interim", u) for u in range(100, 600, 100) for _ in range(2)
+    ] + [("final", 600)] * 4
     for row in rows:
         assert row["algorithm"] == algorithm
         assert row["env"] == "rlsuite/LineWorld-v0"
         assert row["dataset_hash"] == data.load(str(line_world)).content_hash
         assert row["cpu_class"] and row["code_version"] and row["config_hash"] and row["protocol"]
         assert row["terminated"] != row["truncated"]
-    assert len({row["episode_seed"] for row in rows}) == 2 + 4  # interim evaluations share theirs, the final has its own
+    assert (
+        len({row["episode_seed"] for row in rows}) == 2 + 4
+    )  # interim evaluations share theirs, the final has its own
 
 
 def test_same_command_same_bits(algorithm, finished, line_world, tmp_path):
@@ -83,8 +100,10 @@ def test_another_seed_is_another_run(algorithm, finished, line_world, tmp_path):
 
 def test_evaluation_never_changes_training(algorithm, finished, line_world, tmp_path):
     assert execute(resolved(algorithm, line_world, eval_every=0), tmp_path / "quiet") == 0
-    trees = [files.load_checkpoint(d / "checkpoints" / "update-0000000600.ckpt")["tracked"]
-             for d in (finished, tmp_path / "quiet")]
+    trees = [
+        files.load_checkpoint(d / "checkpoints" / "update-0000000600.ckpt")["tracked"]
+        for d in (finished, tmp_path / "quiet")
+    ]
     for key, weight in trees[0]["agent"]["actor"].items():
         assert torch.equal(weight, trees[1]["agent"]["actor"][key])
     metrics = [files.read_lines(d / "metrics.jsonl") for d in (finished, tmp_path / "quiet")]

@@ -20,7 +20,8 @@ import pytest
 import torch
 
 from rlsuite import data
-from rlsuite.data import minari_store, recipes, rollout
+from rlsuite.data import minari_store, recipes, rollout, scores
+from rlsuite.data.behaviour import train
 from rlsuite.data.dataset import ARRAYS
 from rlsuite.errors import UserError
 
@@ -144,9 +145,46 @@ def test_the_behaviour_is_what_its_record_says() -> None:
     assert "/work" not in text and "/tmp" not in text and "/home" not in text
     means = [line["stochastic_mean"] for line in story["record"]]
     assert means[-1] >= 1100 > max(means[:-1])
+    assert story["env_steps"] == story["record"][-1]["env_steps"]
     again = rollout.returns("Hopper-v5", MEDIUM.weights, 3, story["measured"]["seed"])
     measured = story["measured"]["stochastic"]
     assert measured["min"] - 1 <= again.min() and again.max() <= measured["max"] + 1
+
+
+def test_our_references_are_what_was_measured() -> None:
+    reference = scores.reference("Hopper-v5")
+    assert reference is not None
+    expert = json.loads((recipes.BEHAVIOUR / "hopper-expert.json").read_text())
+    assert reference.expert == expert["measured"]["deterministic"]["mean"]
+    assert expert["measured"]["episodes"] == 100
+    weights = recipes.BEHAVIOUR / "hopper-expert.npz"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == expert["sha256"]
+    seed = expert["measured"]["seed"]
+    measured = expert["measured"]["deterministic"]
+    again = rollout.returns("Hopper-v5", weights, 2, seed, deterministic=True)
+    assert measured["min"] - 1 <= again.min() and again.max() <= measured["max"] + 1
+    random = rollout.returns("Hopper-v5", None, 100, seed)
+    assert random.mean() == pytest.approx(reference.random, abs=0.5)
+
+
+def test_picking_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "__file__", str(tmp_path / "package/train.py"))
+    (tmp_path / "package").mkdir()
+    lines = [(100, 20.0, 30.0), (200, 60.0, 90.0), (300, 80.0, 70.0)]
+    rows = [{"env_steps": n, "stochastic_mean": s, "deterministic_mean": d} for n, s, d in lines]
+    (tmp_path / "record.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert MEDIUM.weights is not None
+    for n in (100, 200, 300):
+        (tmp_path / f"actor-{n:07d}.npz").write_bytes(MEDIUM.weights.read_bytes())
+    monkeypatch.setattr(train, "returns", lambda *arguments: np.arange(100.0))
+    for goal, step, length in ((50.0, 200, 2), (70.0, 300, 3), (None, 200, 3)):
+        story = train.pick(tmp_path, goal, "x", "Hopper-v5", "command")
+        assert story["env_steps"] == step
+        assert len(story["record"]) == length
+        assert json.loads((tmp_path / "package/x.json").read_text()) == story
+        assert (tmp_path / "package/x.npz").read_bytes() == MEDIUM.weights.read_bytes()
+    with pytest.raises(UserError, match="no checkpoint"):
+        train.pick(tmp_path, 1000.0, "x", "Hopper-v5", "command")
 
 
 def test_data_of_another_policy_are_not_mistaken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:

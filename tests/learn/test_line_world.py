@@ -15,8 +15,15 @@ from rlsuite.algorithms import bc, prdc, td3_bc
 from rlsuite.data.dataset import Dataset
 from rlsuite.harness.evaluation import evaluate
 
-SETTINGS = {"dataset": "line", "hidden": (64, 64), "gamma": 0.95, "tau": 0.01, "alpha": 2.5,
-            "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+SETTINGS = {
+    "dataset": "line",
+    "hidden": (64, 64),
+    "gamma": 0.95,
+    "tau": 0.01,
+    "alpha": 2.5,
+    "actor_learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
 UPDATES = 4000
 
 
@@ -28,8 +35,17 @@ def line_world(seed: int) -> Dataset:
     following = np.clip(x + actions, 0, 30)
     reached = following[:, 0] >= 30
     to = torch.from_numpy
-    return Dataset(to(x), to(actions), to(reached.astype(np.float32)), to(following), to(reached), to(~reached),
-                   torch.arange(10_000), action_low=-np.ones(1, np.float32), action_high=np.ones(1, np.float32))
+    return Dataset(
+        to(x),
+        to(actions),
+        to(reached.astype(np.float32)),
+        to(following),
+        to(reached),
+        to(~reached),
+        torch.arange(10_000),
+        action_low=-np.ones(1, np.float32),
+        action_high=np.ones(1, np.float32),
+    )
 
 
 def goal_steps(kind, config, seed: int) -> int | None:
@@ -61,8 +77,17 @@ def test_bc_clones_a_behaviour_exactly():
     s = torch.from_numpy(rng.standard_normal((2000, 4)).astype(np.float32))
     a = torch.tanh(s @ torch.from_numpy(rng.standard_normal((4, 2)).astype(np.float32)) / 2)
     flags = torch.zeros(2000, dtype=torch.bool)
-    data = Dataset(s, a, torch.zeros(2000), s, flags, flags, torch.tensor([0]),
-                   action_low=-np.ones(2, np.float32), action_high=np.ones(2, np.float32))
+    data = Dataset(
+        s,
+        a,
+        torch.zeros(2000),
+        s,
+        flags,
+        flags,
+        torch.tensor([0]),
+        action_low=-np.ones(2, np.float32),
+        action_high=np.ones(2, np.float32),
+    )
     agent = bc.BC(data, bc.Config("linear", hidden=(64, 64), learning_rate=1e-3), np.random.default_rng(0))
     batches = data.batches(256, np.random.default_rng(0))
     for _ in range(1500):

@@ -8,9 +8,10 @@ is evaluated (its own stochastic policy, as D4RL's medium data were collected, a
     python -m rlsuite.data.behaviour.train --env Hopper-v5 --steps 500000 --seed 1 --out OUT \\
         --pick 1100 --name hopper-medium
 
-"medium" is the first checkpoint whose stochastic return reaches a third of the expert's. The second command copies it
-into the package as `NAME.npz`, with `NAME.json`: the training record up to there, the versions, and its return over 100
-episodes, measured by the code that rolls it out.
+"medium" is the first checkpoint whose stochastic return reaches a third of the expert's, "expert" (`--pick best`) the
+one with the best mean action. The second command copies it into the package as `NAME.npz`, with `NAME.json`: the
+training record (up to there), the versions, and its return over 100 fresh episodes, measured by the code that rolls it
+out.
 """
 
 from __future__ import annotations
@@ -88,17 +89,24 @@ def train(env_id: str, steps: int, seed: int, out: Path, every: int, episodes: i
             record.flush()
 
 
-def pick(out: Path, threshold: float, name: str, env_id: str, command: str) -> dict[str, Any]:
-    """Copy the first checkpoint in `out` with a stochastic mean return of at least `threshold` into the package.
+def pick(out: Path, goal: float | None, name: str, env_id: str, command: str) -> dict[str, Any]:
+    """Copy one checkpoint of `out` into the package: the first with a stochastic mean return of at least `goal`, or,
+    for None, the one with the best deterministic mean return.
 
     Gives what `NAME.json` says about it. Raises UserError where no checkpoint is that good.
     """
     record = [json.loads(line) for line in (out / "record.jsonl").read_text().splitlines()]
-    reached = [i for i, line in enumerate(record) if line["stochastic_mean"] >= threshold]
-    if not reached:
-        raise UserError(f"no checkpoint in {out} has reached a return of {threshold}; train longer or ask for less.")
-    record = record[: reached[0] + 1]
-    step = record[-1]["env_steps"]
+    if goal is None:
+        rule = "the checkpoint of the record with the highest deterministic mean return"
+        chosen = max(range(len(record)), key=lambda i: record[i]["deterministic_mean"])
+    else:
+        rule = f"the first checkpoint of the record with a stochastic mean return of at least {goal:g}"
+        reached = [i for i, line in enumerate(record) if line["stochastic_mean"] >= goal]
+        if not reached:
+            raise UserError(f"no checkpoint in {out} has reached a return of {goal}; train longer or ask for less.")
+        chosen = reached[0]
+        record = record[: chosen + 1]
+    step = record[chosen]["env_steps"]
     target = Path(__file__).parent / f"{name}.npz"
     weights = (out / f"actor-{step:07d}.npz").read_bytes()
     target.write_bytes(weights)
@@ -110,7 +118,7 @@ def pick(out: Path, threshold: float, name: str, env_id: str, command: str) -> d
     story = {
         "name": name,
         "environment": env_id,
-        "rule": f"the first checkpoint of the record with a stochastic mean return of at least {threshold:g}",
+        "rule": rule,
         "env_steps": step,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "measured": measured,
@@ -130,7 +138,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10_000, help="environment steps between checkpoints")
     parser.add_argument("--episodes", type=int, default=10, help="evaluation episodes a checkpoint and mode")
     parser.add_argument("--out", type=Path, required=True, help="folder for actors and record")
-    parser.add_argument("--pick", type=float, help="instead of training: copy the first checkpoint of this return")
+    parser.add_argument("--pick", help="instead of training: copy the first checkpoint of this return, or the 'best'")
     parser.add_argument("--name", help="with --pick: what to call it in the package, such as hopper-medium")
     args = parser.parse_args()
     if args.pick is not None:
@@ -140,7 +148,8 @@ def main() -> None:
             f"python -m rlsuite.data.behaviour.train --env {args.env} --steps {args.steps} --seed {args.seed} "
             f"--every {args.every} --episodes {args.episodes} --out OUT"
         )
-        story = pick(args.out, args.pick, args.name, args.env, command)
+        goal = None if args.pick == "best" else float(args.pick)
+        story = pick(args.out, goal, args.name, args.env, command)
         print(json.dumps({key: story[key] for key in ("name", "env_steps", "measured")}))
         return
     train(args.env, args.steps, args.seed, args.out, args.every, args.episodes)
