@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see `{self.prog} --help`).")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.unknown(unknown[0])
@@ -104,7 +105,7 @@ def build_parser() -> Parser:
 
     parser = Parser(prog="rlsuite", description=rlsuite.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=rlsuite.__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
+    commands: Any = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
     command = commands.add_parser("train", help="train one algorithm on one task", add_help=False)
     command.add_argument("algorithm", nargs="?", help="a name, or the path of a .py file")
@@ -147,6 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"rlsuite: {error}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("rlsuite: stopped.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # `rlsuite ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

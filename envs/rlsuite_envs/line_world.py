@@ -14,8 +14,8 @@ GOAL = 30.0
 class LineWorld(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     """x' = clip(x + a, 0, 30); reward 1 and termination at x = 30, else 0; every episode starts at x = 0.
 
-    Observation (1,): x. Action (1,): the step, in [-1, 1]. The best return is 1, after 30 steps of a = 1. The toy of the
-    PRDC study: in its data, actions point right except in a bad zone, where they point left.
+    Observation (1,): x. Action (1,): the step, in [-1, 1]. The best return is 1, after 30 steps of a = 1. The toy of
+    the PRDC study: in its data, actions point right except in a bad zone, where they point left.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own annotation)

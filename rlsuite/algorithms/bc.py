@@ -4,8 +4,8 @@ The policy is regressed on the actions of the dataset; rewards are ignored.
 
     L(phi) = mean over batch and action dimensions of (pi_phi(s) - a)^2
 
-A deterministic tanh policy and the squared error, as in the BC term of TD3+BC (Fujimoto and Gu, 2021, arXiv 2106.06860),
-so that the three offline policies of this suite differ only in what they are pulled towards.
+A deterministic tanh policy and the squared error, as in the BC term of TD3+BC (Fujimoto and Gu, 2021, arXiv
+2106.06860), so that the offline policies of this suite differ only in what they are pulled towards.
 
     rlsuite train bc --dataset rlsuite/hopper/medium-v0
 """

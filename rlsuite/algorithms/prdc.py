@@ -115,8 +115,8 @@ class PRDC:
         self.actor = DeterministicActor(*sizes, self.max_action, config.hidden, init).to(dataset.device)
         self.critic = TwinCritic(*sizes, config.hidden, init).to(dataset.device)
         self.target_actor, self.target_critic = copy.deepcopy((self.actor, self.critic))
-        self.weights = [*self.actor.parameters(), *self.critic.parameters()]
-        self.target_weights = [*self.target_actor.parameters(), *self.target_critic.parameters()]
+        self.weights: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
+        self.target_weights: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self.actor_optimizer = Adam(self.actor.parameters(), config.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic.parameters(), config.critic_learning_rate)
         self.updates = 0
@@ -172,6 +172,12 @@ class PRDC:
         return self.dataset_actions[neighbours].mean(1)
 
     @torch.no_grad()
+    def recall(self, batch: Batch) -> dict[str, Tensor]:
+        """Share of a batch for which the approximate search finds the true neighbour; costs an exact search."""
+        found = self.neighbours.recall(batch.indices, self.actor(batch.observations))
+        return {"recall": torch.tensor(found)}
+
+    @torch.no_grad()
     def update_targets(self) -> None:
         """w' <- w' + tau (w - w') for policy and critics."""
         torch._foreach_lerp_(self.target_weights, self.weights, self.config.tau)
@@ -193,7 +199,7 @@ def train(config: Config, run: Run) -> None:
         batch = next(batches)
         metrics = agent.update(batch)
         if run.logging and config.search == "approximate":
-            metrics["recall"] = agent.neighbours.recall(batch.indices, agent.actor(batch.observations).detach())
+            metrics |= agent.recall(batch)
         run.log(metrics)
 
 

@@ -1,9 +1,9 @@
 """TD3+BC: A Minimalist Approach to Offline Reinforcement Learning (Fujimoto and Gu, NeurIPS 2021, arXiv 2106.06860).
 
-TD3 with one more term: the policy is pulled towards the action that the dataset took in the same state, and the scale of
-Q is taken out so that one weight alpha serves all tasks.
+TD3 with one more term: the policy is pulled towards the action that the dataset took in the same state, and the scale
+of Q is taken out so that one weight alpha serves all tasks.
 
-Critics, both on the same target, with smoothing noise eps ~ clip(N(0, policy_noise^2), -noise_clip, noise_clip) * a_max:
+Critics, both on the same target, with smoothing noise eps ~ a_max clip(N(0, policy_noise^2), -noise_clip, noise_clip):
 
     y = r + gamma (1 - d) min_j Q'_j(s', clip(pi'(s') + eps, -a_max, a_max))
     L_Q = mean (Q_1(s, a) - y)^2 + mean (Q_2(s, a) - y)^2
@@ -79,8 +79,8 @@ class TD3BC:
         self.actor = DeterministicActor(*sizes, self.max_action, config.hidden, init).to(dataset.device)
         self.critic = TwinCritic(*sizes, config.hidden, init).to(dataset.device)
         self.target_actor, self.target_critic = copy.deepcopy((self.actor, self.critic))
-        self.weights = [*self.actor.parameters(), *self.critic.parameters()]
-        self.target_weights = [*self.target_actor.parameters(), *self.target_critic.parameters()]
+        self.weights: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
+        self.target_weights: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
         self.actor_optimizer = Adam(self.actor.parameters(), config.actor_learning_rate)
         self.critic_optimizer = Adam(self.critic.parameters(), config.critic_learning_rate)
         self.updates = 0

@@ -21,6 +21,7 @@ import sys
 import textwrap
 import typing
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -173,7 +174,7 @@ def field_help(cls: type) -> dict[str, str]:
         return {}
     body = typing.cast(ast.ClassDef, tree.body[0]).body
     helps = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)
@@ -196,18 +197,13 @@ def coerce(name: str, kind: Any, value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"{name} is no switch, so it cannot be {value!r}")
     if kind is int:
-        try:
-            number = int(text)
-            if number != float(text):
+        try:  # by way of a float, because 1e6 is how people write a million
+            whole = int(text) if isinstance(text, int) or "e" not in str(text).lower() else int(float(text))
+            if whole != float(text):
                 raise ValueError
-        except ValueError:
-            try:  # 1e6 is how people write a million
-                number, exact = round(float(text)), float(text)
-            except (ValueError, OverflowError):
-                raise ValueError(f"{name} is a whole number, not {value!r}") from None
-            if number != exact:
-                raise ValueError(f"{name} is a whole number, not {value!r}") from None
-        return number
+        except (ValueError, OverflowError, TypeError):
+            raise ValueError(f"{name} is a whole number, not {value!r}") from None
+        return whole
     if kind is float:
         try:
             number = float(text)

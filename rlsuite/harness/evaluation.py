@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-import rlsuite_envs  # noqa: F401 (registers the suite's own environments)
 
+import rlsuite_envs  # noqa: F401 (registers the suite's own environments)
 from rlsuite.errors import UserError
 
 BATCH = 16  # rows of every forward pass; a fixed number, because the last bits of a product depend on its shape
@@ -40,9 +41,19 @@ class Episode:
 def make_env(env_id: str, **kwargs: Any) -> gym.Env:
     """`gymnasium.make` with a sentence instead of a traceback where the environment cannot be had."""
     try:
+        if "mujoco" in str(gym.spec(env_id).entry_point):
+            silence_mujoco()
         return gym.make(env_id, **kwargs)
     except (gym.error.Error, ImportError, ModuleNotFoundError) as error:
         raise UserError(f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}") from error
+
+
+@cache
+def silence_mujoco() -> None:
+    """Keep MuJoCo from leaving a MUJOCO_LOG.TXT with notes on Gymnasium's models in the working directory."""
+    import mujoco
+
+    mujoco.set_mju_user_warning(lambda message: None)
 
 
 def evaluate(

@@ -87,7 +87,8 @@ def save_checkpoint(path: Path, tree: dict[str, Any]) -> None:
     arrays: list[np.ndarray] = []
     skeleton = json.dumps(_encode(tree, arrays))
     buffer = io.BytesIO()
-    np.savez(buffer, skeleton=np.array(skeleton), **{f"a{i}": array for i, array in enumerate(arrays)})
+    named: dict[str, Any] = {f"a{i}": array for i, array in enumerate(arrays)}
+    np.savez(buffer, skeleton=np.array(skeleton), **named)
     payload = buffer.getvalue()
     write_atomic(path, MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
 

@@ -55,7 +55,8 @@ class DeterministicActor(nn.Module):
     def act(self, observations: np.ndarray) -> np.ndarray:
         """(B, observation_dim) as the environment gives them -> (B, action_dim)."""
         x = torch.as_tensor(observations, dtype=torch.float32, device=self.mean.device)
-        return self((x - self.mean) / self.std).cpu().numpy()
+        actions: np.ndarray = self((x - self.mean) / self.std).cpu().numpy()
+        return actions
 
 
 class TwinCritic(nn.Module):
@@ -73,4 +74,5 @@ class TwinCritic(nn.Module):
 
     def q1_frozen(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Q_1 alone, (B,), differentiable in the actions but not in its weights: what a policy climbs."""
-        return self.first(torch.cat([observations, actions], 1), frozen=True).squeeze(1)
+        q: Tensor = self.first(torch.cat([observations, actions], 1), frozen=True)
+        return q[:, 0]

@@ -18,7 +18,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from rlsuite import data
 from rlsuite.data import scores
+from rlsuite.data.cli import build_progress
 from rlsuite.data.dataset import Dataset
 from rlsuite.errors import UserError
 from rlsuite.harness import files
@@ -96,7 +97,8 @@ class Run:
         `steps` > 0 takes the first so many transitions; `env` overrides the environment that the data name. Raises
         UserError if the spaces of data and environment differ.
         """
-        loaded = data.load(name, steps=steps or None)
+        with build_progress(name) as progress:
+            loaded = data.load(name, steps=steps or None, progress=progress)
         env_id = env or loaded.env_id
         if not env_id:
             raise UserError(f"{name} does not name its environment; add the one to evaluate in, as in --env Hopper-v5.")
@@ -117,7 +119,7 @@ class Run:
         """Whether the metrics of the current update are kept; costly diagnostics need only be computed then."""
         return self.update % self.settings.log_every == 0
 
-    def log(self, metrics: dict[str, Tensor | float]) -> None:
+    def log(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Keep the metrics of this update if it is a logged one. Reading tensors back stalls, so others are dropped."""
         if self.logging:
             self._metrics = {key: float(value) for key, value in metrics.items()}
@@ -344,7 +346,7 @@ class Run:
             )
         if tree["dataset_hash"] != self.identity["dataset_hash"]:
             raise UserError(
-                f"the dataset {self.identity['dataset']} is not the one the run in {self.directory} began with (content "
+                f"the dataset {self.identity['dataset']} is not the one that {self.directory} began with (content "
                 f"{self.identity['dataset_hash'][:12]}, not {tree['dataset_hash'][:12]}); restore it or start afresh."
             )
         self.update, self._evaluated = tree["update"], tree["evaluated"]
@@ -356,8 +358,9 @@ class Run:
 def state_of(tracked: Any) -> dict[str, Any]:
     """What `Run.track` stores of an object."""
     if hasattr(tracked, "state_dict"):
-        return tracked.state_dict()
-    state: dict[str, Any] = {}
+        state: dict[str, Any] = tracked.state_dict()
+        return state
+    state = {}
     for name, part in vars(tracked).items():
         if hasattr(part, "state_dict"):
             state[name] = part.state_dict()

@@ -117,8 +117,7 @@ def verify_run(directory: Path) -> int:
         difference = first_difference(directory, again)
     if difference:
         print(f"DIFFERENT: {difference}")
-        old, new = (files.read_json(d / "manifest.json") if d.exists() else {} for d in (directory, again))
-        del new
+        old = files.read_json(directory / "manifest.json")
         print(f"The run was made by {old['code_version']} on {old['cpu_class']}.")
         return 1
     print(f"identical: every metric, evaluation row and weight of {directory}")

@@ -1,7 +1,7 @@
 """Named random streams of one root seed, and the fixed episode seeds of evaluation.
 
-Every stream is a NumPy generator keyed by (root seed, name), so adding a stream never moves another, and its bits do not
-depend on the processor. Nothing in the package draws from a global generator.
+Every stream is a NumPy generator keyed by (root seed, name), so adding a stream never moves another, and its bits do
+not depend on the processor. Nothing in the package draws from a global generator.
 """
 
 from __future__ import annotations

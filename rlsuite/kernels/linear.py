@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def backend() -> str:
         vendor = Path("/proc/cpuinfo").read_text()
     except OSError:
         return "torch"
-    if "AuthenticAMD" not in vendor or not torch.backends.mkldnn.is_available():
+    if "AuthenticAMD" not in vendor or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "torch"
     try:
         rng = np.random.default_rng(0)
@@ -95,8 +96,8 @@ class _OneDnnMLP(torch.autograd.Function):
 class MLP(nn.Module):
     """Fully connected layers with ReLU between them and a linear output.
 
-    Initial weights and biases are uniform in +-1/sqrt(fan_in), as torch's own default is, but drawn by a NumPy generator:
-    those bits do not depend on the processor's instruction set.
+    Initial weights and biases are uniform in +-1/sqrt(fan_in), as torch's own default is, but drawn by a NumPy
+    generator: those bits do not depend on the processor's instruction set.
 
     Args:
         sizes: widths from input to output, for example (17, 256, 256, 6)
@@ -105,7 +106,7 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], rng: np.random.Generator) -> None:
         super().__init__()
-        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             bound = 1 / math.sqrt(fan_in)
             for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
                 values = rng.uniform(-bound, bound, shape).astype(np.float32)

@@ -1,0 +1,71 @@
+"""The house has floors: imports point one way, and an algorithm file imports little."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import rlsuite
+
+ROOT = Path(rlsuite.__file__).parent
+ALLOWED = {  # room -> the rooms it may import from
+    "errors": set(),
+    "kernels": {"errors"},
+    "data": {"errors", "__init__"},
+    "harness": {"errors", "kernels", "data", "algorithms", "__init__"},
+    "algorithms": {"errors", "kernels", "data", "harness", "cli"},
+    "bench": {"errors", "data", "harness", "__init__"},
+}
+# The harness finds algorithms by name, without importing one; a file's __main__ calls the command line.
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem == "errors")
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether at top level) for every import statement."""
+    tree = ast.parse(path.read_text())
+    top = set(tree.body)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room"
+            names = [f"{node.module}.{alias.name}" if node.module == "rlsuite" else node.module for alias in node.names]
+            found += [(name, node in top) for name in names]
+    return found
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] != "__version__" else "__init__"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(path):
+    here = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for module, at_top in imports(path):
+        if not module.startswith("rlsuite") or module.startswith("rlsuite_envs"):
+            continue
+        there = room(module)
+        assert there == here or there in ALLOWED[here], f"{path} imports {module}"
+        if there in ("algorithms", "cli"):
+            assert not at_top, f"{path} imports {module} before it is needed"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "algorithms").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_an_algorithm_file_has_the_form(path):
+    tree = ast.parse(path.read_text())
+    known = {"__future__", "copy", "dataclasses", "typing", "math", "torch", "numpy", "scipy", "gymnasium", "rlsuite"}
+    assert {module.split(".")[0] for module, _ in imports(path)} <= known
+    assert 60 <= len(path.read_text().splitlines()) <= 450
+    assert "rlsuite train" in (ast.get_docstring(tree) or "")
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    assert names[0] == "Config" and names[-1] == "train"
+    assert isinstance(tree.body[-1], ast.If)  # __main__
+
+
+def test_the_environments_stand_alone():
+    for path in Path(__import__("rlsuite_envs").__file__).parent.glob("*.py"):
+        assert {m.split(".")[0] for m, _ in imports(path)} <= {"__future__", "typing", "gymnasium", "numpy"}
