@@ -23,7 +23,7 @@ FRAME = struct.Struct("<qqq??")  # episode, length, reset seed, terminated, trun
 
 # MuJoCo notes its warnings in a file in the working directory of whoever makes an environment.
 with contextlib.suppress(ImportError, AttributeError):
-    import mujoco  # type: ignore[import-untyped]
+    import mujoco
 
     mujoco.set_mju_user_warning(lambda message: None)
 
