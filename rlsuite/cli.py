@@ -120,7 +120,11 @@ def build_parser() -> Parser:
     command.add_argument("run", type=Path, metavar="RUN", help="run directory")
     command.add_argument("--episodes", type=int, default=100, metavar="N", help="default 100")
     command.add_argument("--env", default="", metavar="NAME", help="another environment with the same spaces")
-    command.add_argument("--video", action="store_true", help="also record the first episode into RUN/video.mp4")
+    command.add_argument(
+        "--video",
+        action="store_true",
+        help="also film the first episode: RUN/video.mp4 (with the extra `video`), else video.gif",
+    )
     command.set_defaults(handler=evaluate)
 
     command = commands.add_parser("verify", help="run a run again and compare it bit for bit")

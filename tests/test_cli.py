@@ -300,6 +300,11 @@ def test_eval_refuses_a_pickled_policy(capsys, run, tmp_path):
     one_sentence(capsys, "policy.npz", "pickle")
 
 
+def test_video_of_an_environment_without_pictures_is_refused(capsys, run):
+    assert main(["eval", str(run), "--episodes", "1", "--video"]) == 2
+    one_sentence(capsys, "LineWorld", "render")
+
+
 def test_tensorboard_mirrors_the_metrics(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

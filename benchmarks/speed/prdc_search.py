@@ -28,6 +28,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"  # read when the libraries are loaded, so before the imports below
@@ -45,7 +46,7 @@ ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
 REGIMES = ("near", "mid", "other", "saturated")
 BETA = 2.0
 VISITS = 128
-Policy = Callable[[NDArray, NDArray], NDArray]  # observations (B, o), steps (B,) -> actions (B, a)
+Policy = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]  # observations (B, o), steps (B,) -> actions (B, a)
 
 
 def actor_policy(path: Path) -> Policy:
@@ -53,12 +54,12 @@ def actor_policy(path: Path) -> Policy:
     with np.load(path, allow_pickle=False) as arrays:
         layers = [(arrays[f"w{i}"].astype(float), arrays[f"b{i}"].astype(float)) for i in range(len(arrays.files) // 2)]
 
-    def policy(observations: NDArray, steps: NDArray) -> NDArray:
+    def policy(observations: NDArray[Any], steps: NDArray[Any]) -> NDArray[Any]:
         x = observations
         for weight, bias in layers[:-1]:
             x = np.maximum(x @ weight.T + bias, 0)
         weight, bias = layers[-1]
-        return np.tanh((x @ weight.T + bias)[..., : len(bias) // 2])
+        return np.asarray(np.tanh((x @ weight.T + bias)[..., : len(bias) // 2]))
 
     return policy
 
@@ -71,14 +72,14 @@ def gait_policy(action_dim: int, seed: int) -> Policy:
     phase = rng.uniform(0, 2 * np.pi, (gaits, action_dim))
     gain = rng.uniform(0.5, 2.5, (gaits, action_dim))
 
-    def policy(observations: NDArray, steps: NDArray) -> NDArray:
+    def policy(observations: NDArray[Any], steps: NDArray[Any]) -> NDArray[Any]:
         which = steps // 250 % gaits
-        return np.tanh(gain[which] * np.sin(frequency[which] * steps[..., None] + phase[which]))
+        return np.asarray(np.tanh(gain[which] * np.sin(frequency[which] * steps[..., None] + phase[which])))
 
     return policy
 
 
-def rollout(environment: str, policy: Policy, rows: int, noise: float) -> tuple[NDArray, NDArray]:
+def rollout(environment: str, policy: Policy, rows: int, noise: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """Observations (rows, o) and noisy actions (rows, a), from fixed seeds."""
     env = gym.make(environment)
     rng = np.random.default_rng(0)
@@ -129,7 +130,7 @@ def main() -> None:
     keys = torch.cat([BETA * observations, actions], 1).numpy()
     rng = np.random.default_rng(1)
 
-    def ask(regime: str, rows: NDArray) -> Tensor:
+    def ask(regime: str, rows: NDArray[Any]) -> Tensor:
         noise = rng.standard_normal((len(rows), action_dim))
         if regime == "saturated":
             return torch.from_numpy(np.where(noise < 0, -1, 1).astype(np.float32))

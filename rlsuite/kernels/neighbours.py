@@ -18,6 +18,7 @@ row first, then to the lowest row. All bounds carry the rounding errors of their
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,11 @@ class _Certificate:
 
 
 class _Cells:
-    """Keys grouped into Voronoi cells. NumPy throughout, because its small products cost a third of torch's."""
+    """Keys grouped into Voronoi cells.
+
+    NumPy, whose small operations are cheap; but products are torch's, which keeps to `torch.set_num_threads`. (NumPy's
+    own are 20 percent faster here on one thread, and ten times slower where OpenBLAS takes all cores of a busy machine.)
+    """
 
     def __init__(self, keys: Floats, k: int) -> None:
         self.keys, self.k = keys, k
@@ -179,12 +184,13 @@ class _Cells:
             members = keys[rows].astype(np.float64) - centres[c]
             half = 0.5 * (members * members).sum(1, keepdims=True)
             self.radius[c] = np.sqrt(2 * half.max(initial=0)) * 1.00001
-            self.blocks.append(np.concatenate([members, half], 1).T.astype(np.float32, order="C"))
+            block = np.concatenate([members, half], 1).T.astype(np.float32, order="C")
+            self.blocks.append(torch.from_numpy(block))
 
         wide = centres.astype(np.float64)
         norm = (wide * wide).sum(1)
         norms = norm[:, None] + norm
-        gaps = np.sqrt(np.maximum(norms - 2 * wide @ wide.T, 0) + 1e-13 * norms)
+        gaps = np.sqrt(np.maximum(norms - 2 * _product(wide, wide.T), 0) + 1e-13 * norms)
         self.gaps = (2.00001 * gaps).astype(np.float32)  # twice the distance between two centres, rounded up
         # Rounding errors of |p - c|^2, and of the choice of the nearest centre for the keys of the cell.
         self.slack = 4 * self.error * (np.sqrt(norm) + self.radius).astype(np.float32) ** 2
@@ -195,10 +201,10 @@ class _Cells:
         radius = np.zeros(len(self.keys), np.float32)
         for begin, end, block in zip(self.starts[:-1], self.starts[1:], self.blocks, strict=True):
             if begin < end:
-                state = block[:dimensions]
+                state = block.numpy()[:dimensions]
                 squared = (state * state).sum(0)
-                left = np.concatenate([-2 * state, np.ones_like(block[:1])]).T
-                distance = left @ np.concatenate([state, squared[None]])
+                left = np.concatenate([-2 * state, np.ones_like(state[:1])]).T
+                distance = _product(left, np.concatenate([state, squared[None]]))
                 np.fill_diagonal(distance, np.inf)
                 nearest_other = distance.min(1) + squared - 4 * self.error * squared.max()
                 radius[self.order[begin:end]] = np.sqrt(np.maximum(nearest_other, 0)) * 0.99999
@@ -219,7 +225,8 @@ class _Cells:
         best = _Best(self.keys, rows, queries, self.k)
         if within is not None:
             best.squared[:, -1] = within.astype(np.float64) ** 2
-        far = np.concatenate([queries, np.ones((len(queries), 1), np.float32)], 1) @ self.plane  # |p-c|^2 - |p|^2
+        ones = np.ones((len(queries), 1), np.float32)
+        far = _product(np.concatenate([queries, ones], 1), self.plane)  # |p - c|^2 - |p|^2
         own, first = self.cell[rows], far.argmin(1)
         reachable = self._reachable(far, queries, best.bound(), own, first)
         if alone is not None:
@@ -273,11 +280,13 @@ class _Cells:
         sizes = np.diff(self.starts)[cell[begins]]
         products = sizes * (ends - begins)
         score_memory = np.empty(products.max(), np.float32)  # fresh memory for each product would cost more than it
+        score_tensor, left_rows = torch.from_numpy(score_memory), torch.from_numpy(left)
         close_memory = np.empty(products.max(), np.bool_)
         who, what = [], []
         for c, begin, end, size in zip(*(x.tolist() for x in (cell[begins], begins, ends, sizes)), strict=True):
             shape, area = (end - begin, size), (end - begin) * size
-            score = np.matmul(left[begin:end], self.blocks[c], out=score_memory[:area].reshape(shape))
+            score = score_memory[:area].reshape(shape)
+            torch.mm(left_rows[begin:end], self.blocks[c], out=score_tensor[:area].view(shape))
             close = np.less_equal(score, limit[begin:end], out=close_memory[:area].reshape(shape))
             (hits,) = close.ravel().nonzero()
             if len(hits) > 2 * self.k * len(score) and size > self.k:  # a loose bound: the cell itself has a better one
@@ -329,6 +338,10 @@ def _squared_distance(x: Floats, y: Floats) -> NDArray[np.float64]:
     return np.asarray(sum((difference * difference).T))
 
 
+def _product(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    return torch.mm(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+
+
 def _k_means(keys: Floats, count: int, rounds: int = 8) -> Floats:
     """About `count` centres (count, D), from a fixed random sample of the keys."""
     rng = np.random.default_rng(0)
@@ -346,7 +359,7 @@ def _assign(keys: Floats, centres: Floats) -> Rows:
     """(N,) the nearest centre of each key, up to single-precision rounding."""
     half = 0.5 * (centres * centres).sum(1)
     chunks = [keys[i : i + 1024] for i in range(0, len(keys), 1024)]
-    return np.concatenate([(half - chunk @ centres.T).argmin(1) for chunk in chunks])
+    return np.concatenate([(half - _product(chunk, centres.T)).argmin(1) for chunk in chunks])
 
 
 def _without_copies(keys: Floats, k: int) -> Rows:
@@ -354,7 +367,8 @@ def _without_copies(keys: Floats, k: int) -> Rows:
 
     Discrete actions with beta = 0 would otherwise give thousands of equal neighbours.
     """
-    mark = keys.astype(np.float64) @ np.random.default_rng(0).standard_normal(keys.shape[1])
+    weights = np.random.default_rng(0).standard_normal((keys.shape[1], 1))
+    mark = _product(keys.astype(np.float64), weights)[:, 0]
     order = np.argsort(mark, kind="stable")
     repeats = np.concatenate([[False], (keys[order[1:]] == keys[order[:-1]]).all(1)])
     position = np.arange(len(keys))

@@ -236,7 +236,7 @@ def test_two_engines_run_every_cell_exactly_once(tmp_path: Path) -> None:
 
 
 def test_a_second_engine_waits_for_the_first_and_takes_its_word(tmp_path: Path) -> None:
-    table, results = table_of(tmp_path, 'seeds = 1\n[config]\nbehaviour = "crash"\nseconds = 4'), tmp_path / "r"
+    table, results = table_of(tmp_path, 'seeds = 1\n[config]\nbehaviour = "crash"\nseconds = 12'), tmp_path / "r"
     first = bench(table, results)
     wait_for(lambda: starts(results))
     second = bench(table, results)
@@ -274,7 +274,7 @@ def test_a_cell_that_will_not_stop_is_killed(tmp_path: Path) -> None:
     engine.send_signal(signal.SIGINT)
     time.sleep(0.5)
     engine.send_signal(signal.SIGINT)  # impatient
-    engine.communicate(timeout=4)
+    engine.communicate(timeout=15)  # the patient way waits 20 seconds
     assert engine.returncode == 130
     assert not any(alive(pid) for pid in pids(results))
 
@@ -324,7 +324,7 @@ def rlsuite(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> su
 
 def test_dry_run_shows_the_cells_and_writes_nothing(tmp_path: Path) -> None:
     table = table_of(tmp_path, "seeds = 2")
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in str(p))
     done = rlsuite("t.toml", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("to run  toy  a/b-v0  seed") == 2

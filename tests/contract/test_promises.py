@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from rlsuite.harness import files
 from rlsuite.harness.config import algorithm_names, load_algorithm, resolve
-from rlsuite.harness.run import execute
+from rlsuite.harness.run import execute, read_status
 from rlsuite.harness.runs import first_difference
 
 ALGORITHMS = algorithm_names()
@@ -134,9 +135,15 @@ def test_library_code_leaves_the_global_generators_alone(algorithm, line_world, 
 
 
 def _child(algorithm: str, line_world: Path, directory: Path) -> None:
-    with open(os.devnull, "w") as nowhere:
-        sys.stderr = nowhere
-        os._exit(execute(resolved(algorithm, line_world), directory))
+    with open(directory.with_suffix(".log"), "a") as log:
+        sys.stderr = log
+        try:
+            code = execute(resolved(algorithm, line_world), directory)
+        except BaseException:
+            traceback.print_exc(file=log)
+            code = 1
+        log.flush()
+        os._exit(code)
 
 
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(algorithm, finished, line_world, tmp_path):
@@ -152,7 +159,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(algorithm, fi
     duration = time.monotonic() - begun
     while kills < KILLS or not compared:
         directory = tmp_path / f"run-{compared}"
-        while True:
+        while read_status(directory).get("status") != "finished":
             process = context.Process(target=_child, args=(algorithm, line_world, directory))
             process.start()
             aim_at_checkpoint = kills < KILLS and kills % 4 == 0
@@ -162,13 +169,14 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(algorithm, fi
                 if aim_at_checkpoint and any((directory / "checkpoints").glob(".*.tmp")):
                     break
                 time.sleep(0.0005)
-            if not process.is_alive():
-                break
-            in_checkpoint += any((directory / "checkpoints").glob(".*.tmp"))
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            kills += 1
-        assert process.exitcode == 0
+            if process.is_alive():
+                in_checkpoint += any((directory / "checkpoints").glob(".*.tmp"))
+                os.kill(process.pid, signal.SIGKILL)
+                process.join()
+                kills += 1
+            else:
+                process.join()
+                assert process.exitcode == 0, directory.with_suffix(".log").read_text()
         assert first_difference(finished, directory) == ""
         assert not list(directory.rglob("*.tmp"))
         compared += 1
@@ -180,7 +188,8 @@ def test_a_stop_signal_leaves_a_checkpoint_at_the_very_update(algorithm, finishe
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_child, args=(algorithm, line_world, tmp_path / "run"))
     process.start()
-    while not (tmp_path / "run" / "metrics.jsonl").exists() or not files.read_lines(tmp_path / "run" / "metrics.jsonl"):
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not metrics.exists() or not metrics.stat().st_size:
         assert process.is_alive()
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGTERM)
