@@ -44,7 +44,7 @@ def make_env(env_id: str, **kwargs: Any) -> gym.Env:
         if "mujoco" in str(gym.spec(env_id).entry_point):
             silence_mujoco()
         return gym.make(env_id, **kwargs)
-    except (gym.error.Error, ImportError, ModuleNotFoundError) as error:
+    except (gym.error.Error, ImportError, TypeError) as error:
         raise UserError(f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}") from error
 
 

@@ -17,6 +17,8 @@ row first, then to the lowest row. All bounds carry the rounding errors of their
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -81,8 +83,9 @@ class NearestNeighbours:
             raise UserError("nearest neighbours need finite observations and actions; run the doctor on the dataset.")
         self.action_dim = actions.shape[1]
         if backend != "brute":
-            self._cells = _Cells(self.keys.cpu().numpy(), k)
-            self._certificate = _Certificate(self._cells, self.keys.shape[1] - self.action_dim)
+            with _one_thread():
+                self._cells = _Cells(self.keys.cpu().numpy(), k)
+                self._certificate = _Certificate(self._cells, self.keys.shape[1] - self.action_dim)
 
     def query(self, rows: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Neighbours of the pairs (state of dataset row rows[b], actions[b]).
@@ -107,7 +110,7 @@ class NearestNeighbours:
         queries = torch.cat([self.keys[rows, : -self.action_dim], actions.float()], dim=1)
         if self.backend == "brute":
             return _brute(self.keys, rows, queries, self.k)
-        with np.errstate(invalid="ignore"):  # a diverged policy is found elsewhere
+        with _one_thread(), np.errstate(invalid="ignore"):  # a diverged policy is found elsewhere
             index, squared = self._search(rows.cpu().numpy(), queries.cpu().numpy(), probes)
         distances = torch.from_numpy(np.sqrt(squared).astype(np.float32))
         return torch.from_numpy(index).to(rows.device), distances.to(rows.device)
@@ -125,6 +128,17 @@ class NearestNeighbours:
             index[rest], squared[rest], share = self._cells.search(rows[rest], queries[rest], probes, alone[rest])
             self.scanned = share * len(rest) / len(rows)
         return index, squared
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small products: more threads would only wait for each other, and group the cells differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Certificate:
@@ -161,8 +175,8 @@ class _Certificate:
 class _Cells:
     """Keys grouped into Voronoi cells.
 
-    NumPy, whose small operations are cheap; but products are torch's, which keeps to `torch.set_num_threads`. (NumPy's
-    own are 20 percent faster here on one thread, and ten times slower where OpenBLAS takes all cores of a busy machine.)
+    NumPy, whose small operations are cheap; but products are torch's, whose threads can be held at one. (NumPy's own
+    are 20 percent faster here on one thread, and ten times slower where OpenBLAS takes all cores of a busy machine.)
     """
 
     def __init__(self, keys: Floats, k: int) -> None:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fake_cells
 import pytest
-from fake_cells import ALGORITHM, pids, starts, write_table
 
 from rlsuite.bench import runner
 from rlsuite.bench.engine import Result, child_environment, try_lock
 from rlsuite.bench.table import Table, read_table
 from rlsuite.errors import UserError
+from tests.bench import fake_cells
+from tests.bench.fake_cells import ALGORITHM, pids, starts, write_table
 
 HEAD = 'algorithms = ["toy.py"]\ntasks = ["a/b-v0"]\n'
 

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_cells import write_table
 from rich.console import Console
 
 from rlsuite.bench.progress import Live, Plain, View, clock, rate
 from rlsuite.bench.table import Cell, read_table
+from tests.bench.fake_cells import write_table
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_cells import ALGORITHM, write_table
 
 from rlsuite.bench.table import read_table
 from rlsuite.errors import UserError
+from tests.bench.fake_cells import ALGORITHM, write_table
 
 HEAD = 'name = "t"\nalgorithms = ["toy.py"]\ntasks = ["a/b-v0", "c/d-v0"]\nseeds = 2\n'
 

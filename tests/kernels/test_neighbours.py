@@ -241,3 +241,19 @@ def test_bad_queries_are_one_sentence(rows: Tensor, asked: Tensor) -> None:
     search = NearestNeighbours(torch.zeros(10, 3), torch.zeros(10, 2), 2.0)
     with pytest.raises(UserError, match="a query needs rows"):
         search.query(rows, asked)
+
+
+@pytest.mark.parametrize("backend", ["cells", "approximate"])
+def test_threads_change_nothing(backend: str) -> None:
+    observations, actions = toy("trajectories")
+    rows, asked = queries(actions)
+    before, answers = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            search = NearestNeighbours(observations, actions, 2.0, backend=backend, probes=2)
+            answers.append(search.query(rows, asked))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
