@@ -74,5 +74,5 @@ class TwinCritic(nn.Module):
 
     def q1_frozen(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Q_1 alone, (B,), differentiable in the actions but not in its weights: what a policy climbs."""
-        q: Tensor = self.first(torch.cat([observations, actions], 1), frozen=True)
-        return q[:, 0]
+        q: Tensor = self.first(torch.cat([observations, actions], 1), frozen=True).squeeze(1)
+        return q

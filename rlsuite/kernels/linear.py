@@ -54,21 +54,29 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return onednn(grad.t(), x.t())
 
 
+def forward(x: Tensor, parameters: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """The input of every layer, and the output; `parameters` are weight, bias, weight, ..."""
+    inputs = [x]
+    last = len(parameters) - 2
+    for i in range(0, last + 2, 2):
+        weight, bias = parameters[i], parameters[i + 1]
+        if len(weight) >= SMALLEST:
+            x = onednn(x, weight, bias, "none" if i == last else "relu")
+        else:
+            x = functional.linear(x, weight, bias)
+            x = x if i == last else x.relu_()
+        inputs.append(x)
+    return inputs[:-1], x
+
+
 class _OneDnnMLP(torch.autograd.Function):
     """The whole network as one node of the graph: fewer, larger steps than a node a layer."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[::2], parameters[1::2]
-        inputs = [x]
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            if len(weight) >= SMALLEST:
-                inputs.append(onednn(inputs[-1], weight, bias, "relu"))
-            else:
-                inputs.append(functional.linear(inputs[-1], weight, bias).relu_())
-        output = functional.linear if len(weights[-1]) < SMALLEST else onednn
-        ctx.save_for_backward(*inputs, *weights)
-        return output(inputs[-1], weights[-1], biases[-1])
+        inputs, output = forward(x, parameters)
+        ctx.save_for_backward(*inputs, *parameters[::2])
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -119,6 +127,8 @@ class MLP(nn.Module):
         if frozen:
             parameters = [p.detach() for p in parameters]
         if x.device.type == "cpu" and backend() == "onednn":
+            if not torch.is_grad_enabled():
+                return forward(x, parameters)[1]
             output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
             return output
         for i in range(0, len(parameters), 2):
