@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=32, help="cells a query in approximate mode")
     parser.add_argument("--actor", type=Path, help="actor file of the behaviour policy")
     parser.add_argument("--other", type=Path, help='actor file of the "other" policy')
-    parser.add_argument("--network", type=float, nargs=2, default=(19.0, 9.0), metavar=("AUTHORS", "OURS"))
+    parser.add_argument("--network", type=float, nargs=2, default=(13.0, 7.0), metavar=("AUTHORS", "OURS"))
     parser.add_argument("--out", type=Path, help="write the table as CSV")
     args = parser.parse_args()
     torch.set_num_threads(1)

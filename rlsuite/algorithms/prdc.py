@@ -151,7 +151,7 @@ class PRDC:
         actions = self.actor(batch.observations)
         q = self.critic.q1_frozen(batch.observations, actions)
         scale = self.config.alpha / q.detach().abs().mean().clamp_min(1e-6)
-        neighbours, distances = self.neighbours.query(batch.indices, actions.detach())
+        neighbours, _ = self.neighbours.query(batch.indices, actions.detach())
         constraint_loss = functional.mse_loss(actions, self.neighbour_actions(neighbours))
         loss = -scale * q.mean() + constraint_loss
         self.actor_optimizer.step(loss)
@@ -160,9 +160,6 @@ class PRDC:
             "constraint_loss": constraint_loss.detach(),
             "q": q.detach().mean(),
             "lambda": scale,
-            "own_fraction": (neighbours[:, 0] == batch.indices).float().mean(),
-            "own_distance": (actions.detach() - batch.actions).norm(dim=1).mean(),
-            "d_beta": distances[:, 0].mean(),
         }
 
     def neighbour_actions(self, neighbours: Tensor) -> Tensor:
@@ -172,10 +169,18 @@ class PRDC:
         return self.dataset_actions[neighbours].mean(1)
 
     @torch.no_grad()
-    def recall(self, batch: Batch) -> dict[str, Tensor]:
-        """Share of a batch for which the approximate search finds the true neighbour; costs an exact search."""
-        found = self.neighbours.recall(batch.indices, self.actor(batch.observations))
-        return {"recall": torch.tensor(found)}
+    def diagnose(self, batch: Batch) -> dict[str, Tensor | float]:
+        """How far the policy is from the data, and whether the constraint says more than behavioural cloning would."""
+        actions = self.actor(batch.observations)
+        neighbours, distances = self.neighbours.query(batch.indices, actions)
+        diagnosis: dict[str, Tensor | float] = {
+            "own_fraction": (neighbours[:, 0] == batch.indices).float().mean(),
+            "own_distance": (actions - batch.actions).norm(dim=1).mean(),
+            "d_beta": distances[:, 0].mean(),
+        }
+        if self.config.search == "approximate":
+            diagnosis["recall"] = self.neighbours.recall(batch.indices, actions)
+        return diagnosis
 
     @torch.no_grad()
     def update_targets(self) -> None:
@@ -198,9 +203,7 @@ def train(config: Config, run: Run) -> None:
     for _ in run.loop(config.updates, policy=agent.actor):
         batch = next(batches)
         metrics = agent.update(batch)
-        if run.logging and config.search == "approximate":
-            metrics |= agent.recall(batch)
-        run.log(metrics)
+        run.log({**metrics, **agent.diagnose(batch)} if run.logging else metrics)
 
 
 if __name__ == "__main__":

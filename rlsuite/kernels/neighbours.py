@@ -47,7 +47,7 @@ class NearestNeighbours:
                   "approximate" scans at most `probes` cells a query, the nearest ones; `recall` measures it.
     probes        see "approximate"
 
-    The index is built here (3 s for 1,000,000 x 23) and takes two to four copies of the keys. Raises UserError for
+    The index is built here (4 s for 1,000,000 x 23) and takes two to four copies of the keys. Raises UserError for
     shapes that do not match, values that are not finite, and options out of range.
 
     After a query, `scanned` is the share of the B * N distances that were computed, and `certified` the share of its
