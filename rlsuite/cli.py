@@ -22,16 +22,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see `{self.prog} --help`).")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, unknown = self.parse_known_args(args, namespace)
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Also how argparse calls the parser of a command, which knows its own flags best."""
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.unknown(unknown[0])
-        return parsed
-
-    def unknown(self, argument: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        what = f"unknown flag {argument}" if argument.startswith("-") else f"unexpected argument '{argument}'"
-        raise UserError(f"{what} of `{self.prog}`; {nearest(argument.split('=')[0], flags)}")
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            flag = unknown[0].split("=")[0]
+            if flag.startswith("-"):
+                raise UserError(f"unknown flag {flag} of `{self.prog}`; {nearest(flag, flags)}")
+            raise UserError(f"unexpected argument '{flag}' of `{self.prog}`; see `{self.prog} --help`.")
+        return parsed, unknown
 
 
 def train(arguments: argparse.Namespace) -> int:

@@ -47,10 +47,13 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text.replace("_", ""))
+    value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        raise ValueError
     return value
+
+
+_positive.__name__ = "positive whole number"  # what argparse calls it
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -71,7 +71,8 @@ class Algorithm:
 
     @property
     def summary(self) -> str:
-        return (self.module.__doc__ or "").strip().split("\n")[0]
+        """The first paragraph of the file."""
+        return " ".join((self.module.__doc__ or "").strip().split("\n\n")[0].split())
 
 
 @dataclass(frozen=True)
@@ -301,13 +302,20 @@ def add_flags(parser: argparse.ArgumentParser, algorithm: Algorithm) -> None:
         helps = field_help(cls)
         hints = typing.get_type_hints(cls)
         for f in fields(cls):
-            default = "required" if f.default is MISSING else f"default {f.default}"
+            default = "required" if f.default is MISSING else f"default {shown(f.default)}"
             text = f"{helps.get(f.name, '')} ({default})".replace("%", "%%")
             flag = f"--{f.name.replace('_', '-')}"
             if hints[f.name] is bool:
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
             else:
                 group.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar(hints[f.name]), help=text)
+
+
+def shown(value: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value) if value != "" else "none"
 
 
 def metavar(kind: Any) -> str:
