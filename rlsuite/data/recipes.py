@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import queue
 import subprocess
 import sys
@@ -209,7 +210,10 @@ class _Worker:
             "first": first,
             "stride": stride,
         }
-        one_thread = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        blas = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        if platform.machine() in ("x86_64", "AMD64"):
+            # OpenBLAS has other kernels, and other last bits, for other processors; this one runs on all with AVX2.
+            blas["OPENBLAS_CORETYPE"] = "Haswell"
         self._spaces = observations, actions
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -217,7 +221,7 @@ class _Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env={**os.environ, **blas, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
         self._queue: queue.Queue[Episode | None] = queue.Queue(self.AHEAD)
         self._thread = threading.Thread(target=self._read, daemon=True)

@@ -134,7 +134,7 @@ def first_difference(left: Path, right: Path) -> str:
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         rows = [files.read_lines(folder / name) for folder in (left, right)]
         for a, b in zip(*rows, strict=False):
-            for key in a.keys() | b.keys():
+            for key in (*a, *(key for key in b if key not in a)):
                 if key != "code_version" and a.get(key) != b.get(key):
                     place = f"update {a['update']}" + (f" episode {a['episode']}" if "episode" in a else "")
                     return f"{name}: {key} at {place} is {a.get(key)} and {b.get(key)}"

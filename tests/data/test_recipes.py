@@ -46,6 +46,18 @@ def test_the_number_of_processes_changes_no_byte(recipe: recipes.Recipe) -> None
     assert files(recipe) == one
 
 
+@pytest.mark.parametrize("core", ["Haswell", "Sandybridge", None])
+def test_the_kernel_that_openblas_would_choose_changes_no_byte(core: str | None, monkeypatch) -> None:
+    recipes.build(MEDIUM, 1000, jobs=1)
+    before = data.load(MEDIUM.id, steps=1000, build=False).content_hash
+    if core is None:
+        monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    else:
+        monkeypatch.setenv("OPENBLAS_CORETYPE", core)
+    recipes.build(MEDIUM, 1000, jobs=1, force=True)
+    assert data.load(MEDIUM.id, steps=1000, build=False).content_hash == before
+
+
 def test_a_smaller_build_is_the_beginning_of_a_larger_one() -> None:
     recipes.build(MEDIUM, 2500, jobs=2)
     larger = data.load(MEDIUM.id, steps=2500, build=False)
