@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
+from rlsuite.harness.evaluation import make_env
 from rlsuite.kernels.neighbours import NearestNeighbours
 
 ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}
@@ -81,7 +82,7 @@ def gait_policy(action_dim: int, seed: int) -> Policy:
 
 def rollout(environment: str, policy: Policy, rows: int, noise: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """Observations (rows, o) and noisy actions (rows, a), from fixed seeds."""
-    env = gym.make(environment)
+    env = make_env(environment)
     rng = np.random.default_rng(0)
     assert isinstance(env.action_space, gym.spaces.Box) and env.observation_space.shape
     observations = np.empty((rows, *env.observation_space.shape), np.float32)

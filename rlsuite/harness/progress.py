@@ -18,12 +18,13 @@ class Progress:
     def __init__(self, algorithm: str, task: str, seed: int, updates: int) -> None:
         self.title = f"{algorithm} on {task}, seed {seed}"
         self.updates = updates
+        self._terminal = sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
         self._begun, self._first, self._spoken = time.monotonic(), -1, 0.0
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._terminal:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -58,7 +59,7 @@ class Progress:
         rate = (update - self._first) / max(now - self._begun, 1e-9)
         if self._bar is not None:
             self._bar.update(self._task, completed=update, rate=f"{rate:.0f} updates/s")
-        elif now - self._spoken > QUIET:
+        elif not self._terminal and now - self._spoken > QUIET:
             self._spoken = now
             self.say(f"update {update} of {self.updates}" + (f", {rate:.0f} updates/s" if rate else ""))
 
