@@ -26,8 +26,9 @@ from typing import Any, Literal
 
 import rlsuite
 from rlsuite.bench.progress import Plain, Progress, View
-from rlsuite.bench.rows import CELLS_FOLDER, read_json, write_atomic
+from rlsuite.bench.rows import CELLS_FOLDER
 from rlsuite.bench.table import Cell, Table
+from rlsuite.data.files import read_json, write_atomic
 from rlsuite.errors import UserError
 
 Command = Callable[[Cell, Path], Sequence[str]]

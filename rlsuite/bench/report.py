@@ -22,6 +22,7 @@ from rich.text import Text
 from rlsuite.bench import html, plots, rows, statistics
 from rlsuite.bench.summary import Aggregate, Cell, Summary, summarise
 from rlsuite.bench.text import DASH, FAILED, FEW, MINUS, cell_marks, failure_line, leaders, plus_minus, range_of
+from rlsuite.data.files import read_json, write_atomic
 from rlsuite.errors import UserError
 
 FILES = ("table.md", "table.tex", "table.csv", "curves.png", "intervals.png", "report.html")
@@ -62,7 +63,7 @@ def build(
         if not rows.has_cells(results):
             raise UserError(f"{results} holds neither {rows.ROWS_FILE} nor cells; run `rlsuite bench` with it first.")
         rows.collect(results)
-    manifest = rows.read_json(results / "manifest.json")
+    manifest = read_json(results / "manifest.json")
     algorithms, tasks = _order(manifest)
     summary = summarise(
         rows.read(results / rows.ROWS_FILE),
@@ -89,7 +90,7 @@ def build(
     contents["report.html"] = html.page(summary, title).encode()
     for name in FILES:
         if name in contents:
-            rows.write_atomic(results / name, contents[name])
+            write_atomic(results / name, contents[name])
         else:  # a picture of rows that are no longer there
             (results / name).unlink(missing_ok=True)
     return Report(title, summary, tuple(results / name for name in FILES if name in contents))

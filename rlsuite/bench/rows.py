@@ -9,15 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from rlsuite.data.files import read_json, write_atomic
 from rlsuite.errors import UserError
 
 Row = dict[str, Any]
@@ -225,41 +224,6 @@ def check(raw: Mapping[str, Any], where: str) -> Row:
     if (row["score"] is None) != (row["score_reference"] == "") and ok:
         raise UserError(f"{where}: a normalised score and its score_reference must be given together, or neither.")
     return row
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, or an empty one where the file is missing. Raises UserError if it is not JSON."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it or run the cell again.") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object, but holds a {type(value).__name__}.")
-    return value
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, finds the old content or the new one.
-
-    Raises UserError if the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise UserError(f"{path} cannot be written ({reason}); free space there or choose another folder.") from error
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ from rlsuite.bench import rows
 from rlsuite.bench.engine import Command, Engine, Outcome, Result, is_due, is_locked, outcome_of, peek, train_command
 from rlsuite.bench.progress import Progress
 from rlsuite.bench.table import Cell, Table
+from rlsuite.data.files import write_atomic
 from rlsuite.errors import UserError, nearest
 
 Prepare = Callable[[Sequence[Cell], Path], None]
@@ -114,7 +115,7 @@ def describe(table: Table, results: Path, invocation: str, running: bool) -> Non
         _write_json(path, content)
     copy = results / "table.toml"
     if not copy.exists() or copy.read_text(encoding="utf-8") != table.text:
-        rows.write_atomic(copy, table.text.encode())
+        write_atomic(copy, table.text.encode())
 
 
 def check_inputs(cells: Sequence[Cell], base: Path) -> None:
@@ -167,7 +168,7 @@ def _note_end(results: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     if peek(path) != content:
-        rows.write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _now() -> str:

@@ -13,37 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlsuite.data.files import atomic_file
+from rlsuite.data.files import write_atomic
 from rlsuite.errors import UserError
 
 MAGIC = b"rlsuite checkpoint 1\n"
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content` in one step: a reader, or a reader after a crash, sees the old or the new file.
-
-    Raises UserError where the place cannot be written (permissions, full disk); nothing half-written stays.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomic(path, json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; UserError where it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; is {path.parent} a run directory?") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); restore it from a copy.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; is {path.parent} a run directory?")
-    return content
 
 
 # A tree of dicts, lists and tuples over arrays and plain values is stored as arrays in an npz (no pickle) plus a JSON

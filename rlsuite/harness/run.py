@@ -33,6 +33,7 @@ from rlsuite import data
 from rlsuite.data import scores
 from rlsuite.data.cli import build_progress
 from rlsuite.data.dataset import Dataset
+from rlsuite.data.files import read_json, write_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files
 from rlsuite.harness.config import Resolved
@@ -162,7 +163,7 @@ class Run:
             )
         if not (self.directory / "manifest.json").exists():
             return  # new, or killed before it began
-        run_id = files.read_json(self.directory / "manifest.json").get("run_id")
+        run_id = read_json(self.directory / "manifest.json").get("run_id")
         if run_id != self.resolved.run_id:
             raise UserError(
                 f"{self.directory} holds a run of another configuration ({run_id}, not {self.resolved.run_id}); give "
@@ -194,8 +195,8 @@ class Run:
             self._restore(tree, newest)
             offsets = tree["offsets"]
         else:
-            files.write_json(self.directory / "config.json", self.resolved.as_dict())
-            files.write_json(
+            write_json(self.directory / "config.json", self.resolved.as_dict())
+            write_json(
                 self.directory / "manifest.json",
                 {**self.identity, **machine(), "threads": self.settings.threads, "command": self.command},
             )
@@ -310,13 +311,13 @@ class Run:
         self._last_status = time.monotonic()
         self._progress.at(self.update)
         content = {"status": status, "update": self.update, "updates": self.updates, "message": message}
-        files.write_json(self.directory / "status.json", content)
+        write_json(self.directory / "status.json", content)
 
     def fail(self, status: str, message: str) -> None:
         """Leave word of how the run ended, if it got so far as to have a directory."""
         if (self.directory / "status.json").exists():
             content = {"status": status, "update": self.update, "updates": self.updates, "message": message}
-            files.write_json(self.directory / "status.json", content)
+            write_json(self.directory / "status.json", content)
 
     # Checkpoints
 
@@ -443,5 +444,4 @@ def execute(resolved: Resolved, directory: Path, command: str = "") -> int:
 
 def read_status(directory: Path) -> dict[str, Any]:
     """The content of status.json; empty if the run was killed before its loop began."""
-    path = directory / "status.json"
-    return files.read_json(path) if path.exists() else {}
+    return read_json(directory / "status.json")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from rlsuite.data import scores
+from rlsuite.data.files import read_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files
 from rlsuite.harness.config import Resolved, Settings, load_algorithm, resolve
@@ -24,7 +25,7 @@ from rlsuite.harness.seeding import evaluation_seeds
 
 def resolve_run(directory: Path) -> Resolved:
     """The configuration that a run directory was made with."""
-    stored = files.read_json(directory / "config.json")
+    stored = read_json(directory / "config.json")
     try:
         algorithm = load_algorithm(stored["algorithm"])
         known = {f.name for f in fields(Settings)}
@@ -51,8 +52,10 @@ def evaluate_run(directory: Path, episodes: int, env: str, video: bool) -> int:
     if episodes < 1:
         raise UserError(f"--episodes is at least 1, not {episodes}.")
     torch.set_num_threads(1)
-    manifest = files.read_json(directory / "manifest.json")
     policy = load_policy(directory)
+    manifest = read_json(directory / "manifest.json")
+    if "env" not in manifest:
+        raise UserError(f"{directory} has a policy but no manifest.json that names its environment; restore it.")
     env_id = env or manifest["env"]
     played = evaluate(policy.act, env_id, evaluation_seeds(env_id, "final", episodes))
     returns = np.array([episode.total for episode in played])
@@ -122,7 +125,7 @@ def verify_run(directory: Path) -> int:
         difference = first_difference(directory, again)
     if difference:
         print(f"DIFFERENT: {difference}")
-        old = files.read_json(directory / "manifest.json")
+        old = read_json(directory / "manifest.json")
         print(f"The run was made by {old['code_version']} on {old['cpu_class']}.")
         return 1
     print(f"identical: every metric, evaluation row and weight of {directory}")

@@ -217,7 +217,7 @@ def test_bad_input_found_in_preparing_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_results_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="could not be written"):
         fake_cells.run(table_of(tmp_path, "seeds = 1"), tmp_path / "file" / "r")
 
 

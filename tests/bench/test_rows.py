@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rlsuite.bench import rows
+from rlsuite.data.files import write_atomic
 from rlsuite.errors import UserError
 
 ROW: rows.Row = {
@@ -204,6 +205,6 @@ def test_collect_refuses_an_incomplete_row(tmp_path: Path) -> None:
 
 def test_write_atomic_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "folder" / "file").mkdir(parents=True)
-    with pytest.raises(UserError, match="cannot be written"):
-        rows.write_atomic(tmp_path / "folder" / "file", b"x")
+    with pytest.raises(UserError, match="no file can be written"):
+        write_atomic(tmp_path / "folder" / "file", b"x")
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["file"]

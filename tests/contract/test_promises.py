@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlsuite.data.files import read_json
 from rlsuite.harness import files
 from rlsuite.harness.config import algorithm_names, load_algorithm, resolve
 from rlsuite.harness.run import execute, read_status
@@ -54,7 +55,7 @@ def finished(algorithm, line_world, tmp_path_factory):
 
 
 def test_updates_ran_and_weights_moved(algorithm, finished, line_world):
-    assert files.read_json(finished / "status.json") == {
+    assert read_json(finished / "status.json") == {
         "status": "finished",
         "update": 600,
         "updates": 600,
@@ -195,7 +196,7 @@ def test_a_stop_signal_leaves_a_checkpoint_at_the_very_update(algorithm, finishe
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM
-    status = files.read_json(tmp_path / "run" / "status.json")
+    status = read_json(tmp_path / "run" / "status.json")
     assert status["status"] == "stopped"
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert files.load_checkpoint(newest)["update"] == status["update"]
@@ -208,6 +209,6 @@ def test_a_nan_stops_the_run_with_a_status_and_keeps_the_checkpoint(algorithm, l
     rates = {f: "1e30" for f in resolved(algorithm, line_world).config.__dataclass_fields__ if "learning_rate" in f}
     setup = resolved(algorithm, line_world, **rates, log_every=10, eval_every=0)
     assert execute(setup, tmp_path / "run") == 3
-    status = files.read_json(tmp_path / "run" / "status.json")
+    status = read_json(tmp_path / "run" / "status.json")
     assert status["status"] == "diverged"
     assert "update" in status["message"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rlsuite.data.files import write_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files
 from rlsuite.harness.networks import DeterministicActor
@@ -59,14 +60,14 @@ def test_a_checkpoint_refuses_what_would_need_a_pickle(tmp_path):
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "status.json"
-    files.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(UserError, match="No space left"):
-        files.write_json(path, {"a": 2})
+        write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
 
