@@ -68,7 +68,10 @@ class Recipe:
 
 
 _RANDOM = "Actions drawn uniformly from the action space."
-_MEDIUM = "The sampled policy of a SAC agent stopped at about a third of the expert's return, as D4RL's medium data."
+_MEDIUM = (
+    "The sampled policy of a SAC agent, stopped when it first reached a third of the expert's return, as D4RL's medium "
+    "data; its record says what it returns."
+)
 
 RECIPES = {
     recipe.id: recipe
