@@ -134,6 +134,9 @@ class NearestNeighbours:
 def _one_thread() -> Iterator[None]:
     """Thousands of small products: more threads would only wait for each other, and group the cells differently."""
     threads = torch.get_num_threads()
+    if threads == 1:  # setting it would empty oneDNN's cache, which costs a training loop half a millisecond a call
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield
