@@ -86,7 +86,7 @@ class Run:
         self.update = 0
         self._tracked: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
-        self._evaluated = True  # at `self.update`
+        self._settled = True  # whether everything that surrounds `self.update` is done
         self._signal = 0
         self._check_directory()
 
@@ -138,7 +138,7 @@ class Run:
                 self._after_update()  # a run killed while evaluating evaluates again
                 while self.update < updates:
                     self.update += 1
-                    self._evaluated = False
+                    self._settled = False
                     yield self.update
                     self._after_update()
                 self._finish()
@@ -234,14 +234,14 @@ class Run:
     def _after_update(self) -> None:
         """Log, checkpoint, evaluate; in this order, so that a checkpoint never holds half an evaluation."""
         s, t = self.settings, self.update
-        if not self._evaluated and self._metrics:
-            self._write_metrics()
-        evaluation_due = not self._evaluated and s.eval_every and t % s.eval_every == 0 and t < self.updates
-        if not self._evaluated and t and (t % s.checkpoint_every == 0 or t == self.updates):
-            self._checkpoint()
-        if evaluation_due:
-            self._evaluate("interim", s.eval_episodes)
-        self._evaluated = t < self.updates
+        if not self._settled:
+            if self._metrics:
+                self._write_metrics()
+            if t % s.checkpoint_every == 0 or t == self.updates:
+                self._checkpoint()
+            if s.eval_every and t % s.eval_every == 0 and t < self.updates:
+                self._evaluate("interim", s.eval_episodes)
+            self._settled = t < self.updates  # the last update has its final evaluation still to come
         if self._signal:
             self._checkpoint()
             self._stop()
@@ -258,7 +258,7 @@ class Run:
         self._progress.metrics(self.update, self._metrics)
         self._metrics = {}
 
-    def _evaluate(self, phase: str, episodes: int) -> list[float]:
+    def _evaluate(self, phase: str, episodes: int) -> None:
         rows = []
         played = evaluate(self.policy.act, self.env_id, evaluation_seeds(self.env_id, phase, episodes), tick=self._tick)
         reference = scores.reference(self.env_id, self.identity["dataset"])
@@ -288,7 +288,6 @@ class Run:
         returns = [episode.total for episode in played]
         self._mirror.returns(self.update, phase, returns)
         self._progress.returns(self.update, phase, returns, [row["score"] for row in rows])
-        return returns
 
     def _finish(self) -> None:
         self._evaluate("final", self.settings.final_episodes)
@@ -329,7 +328,7 @@ class Run:
                 "run_id": self.resolved.run_id,
                 "dataset_hash": self.identity["dataset_hash"],
                 "update": self.update,
-                "evaluated": self._evaluated,
+                "settled": self._settled,
                 "offsets": {log.path.name: log.sync() for log in (self._metrics_log, self._rows_log)},
                 "streams": self.rng.state_dict(),
                 "tracked": {name: state_of(tracked) for name, tracked in self._tracked.items()},
@@ -350,7 +349,7 @@ class Run:
                 f"the dataset {self.identity['dataset']} is not the one that {self.directory} began with (content "
                 f"{self.identity['dataset_hash'][:12]}, not {tree['dataset_hash'][:12]}); restore it or start afresh."
             )
-        self.update, self._evaluated = tree["update"], tree["evaluated"]
+        self.update, self._settled = tree["update"], tree["settled"]
         for name, tracked in self._tracked.items():
             load_state(tracked, tree["tracked"][name])
         self.rng.load_state_dict(tree["streams"])
