@@ -67,13 +67,10 @@ def print_algorithms() -> None:
 
 def resume(arguments: argparse.Namespace) -> int:
     """Continue a run from its newest checkpoint."""
-    from rlsuite.harness.runs import resolve_run
+    from rlsuite.harness.runs import run_again
 
     limit_threads(1)
-    resolved = resolve_run(arguments.run)
-    from rlsuite.harness.run import execute
-
-    return execute(resolved, arguments.run, command=" ".join(["rlsuite", *sys.argv[1:]]))
+    return run_again(arguments.run, arguments.run, command=" ".join(["rlsuite", *sys.argv[1:]]))
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

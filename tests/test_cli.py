@@ -273,6 +273,18 @@ def test_kill_and_resume_from_the_shell(rlsuite, line_world, run, tmp_path):
     assert "identical" in verified.stdout
 
 
+def test_a_run_on_a_relative_path_resumes_and_verifies_from_anywhere(rlsuite, line_world, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(line_world, home / "data.npz")
+    assert rlsuite("train", *quick("data.npz", "run"), cwd=home).returncode == 0
+    assert rlsuite("verify", "home/run", cwd=tmp_path).returncode == 0
+    status = json.loads((home / "run" / "status.json").read_text())
+    (home / "run" / "status.json").write_text(json.dumps({**status, "status": "running"}))
+    assert rlsuite("resume", "home/run", cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
 def test_verify_names_the_first_difference(run, tmp_path, capsys):
     changed = tmp_path / "run"
     shutil.copytree(run, changed)

@@ -195,7 +195,7 @@ class Run:
             self._restore(tree, newest)
             offsets = tree["offsets"]
         else:
-            write_json(self.directory / "config.json", self.resolved.as_dict())
+            write_json(self.directory / "config.json", {**self.resolved.as_dict(), "started_in": str(Path.cwd())})
             write_json(
                 self.directory / "manifest.json",
                 {**self.identity, **machine(), "threads": self.settings.threads, "command": self.command},
@@ -386,7 +386,7 @@ def torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter for a CUDA it was built without
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {name} cannot be used here ({reason}); use cpu or cuda.") from error
     return device

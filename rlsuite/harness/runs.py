@@ -23,6 +23,21 @@ from rlsuite.harness.run import execute, read_status
 from rlsuite.harness.seeding import evaluation_seeds
 
 
+def run_again(run: Path, into: Path, command: str = "") -> int:
+    """Execute the configuration of `run` in the directory `into`, which may be the same; gives the exit code.
+
+    Goes to the folder that the run was started in, because a dataset may have been named by a relative path.
+    """
+    run, into = run.resolve(), into.resolve()
+    resolved = resolve_run(run)
+    here, started_in = Path.cwd(), Path(read_json(run / "config.json").get("started_in", "."))
+    try:
+        os.chdir(started_in if started_in.is_dir() else here)
+        return execute(resolved, into, command)
+    finally:
+        os.chdir(here)
+
+
 def resolve_run(directory: Path) -> Resolved:
     """The configuration that a run directory was made with."""
     stored = read_json(directory / "config.json")
@@ -119,7 +134,7 @@ def verify_run(directory: Path) -> int:
         raise UserError(f"the run in {directory} is not finished; finish it with: rlsuite resume {directory}")
     with tempfile.TemporaryDirectory(prefix="rlsuite-verify-") as scratch:
         again = Path(scratch) / directory.name
-        code = execute(resolve_run(directory), again)
+        code = run_again(directory, again)
         if code:
             return code
         difference = first_difference(directory, again)

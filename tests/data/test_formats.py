@@ -375,7 +375,7 @@ def test_minari_metadata_that_promise_too_much(recording: Recording) -> None:
 def test_an_npz_that_holds_a_pickle_is_never_opened(tmp_path: Path) -> None:
     columns = numbered(4, terminals=[3])
     columns["rewards"] = np.array([Bomb(), 1, 2, 3], dtype=object)
-    np.savez(tmp_path / "a.npz", allow_pickle=True, **columns)
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **columns)  # writing the trap; nothing of ours reads one
     with pytest.raises(UserError, match="pickle"):
         formats.read_npz(tmp_path / "a.npz")
 
