@@ -291,7 +291,7 @@ class Engine:
         if now.state == "finished" or settled_elsewhere:
             os.close(lock)
             self.outcomes[cell.folder] = now
-            self.progress.settled(cell, now.state, now.message, None, final_score(folder))
+            self.progress.settled(cell, now.state, now.message, None, final_result(folder))
             return True
         try:
             self._start(cell, folder, lock, now)
@@ -331,7 +331,7 @@ class Engine:
                 self.outcomes[run.cell.folder] = outcome
                 os.close(run.lock)  # only now, so that another engine sees the cell as it was settled
                 seconds = now - run.started
-                self.progress.settled(run.cell, outcome.state, outcome.message, seconds, final_score(run.folder))
+                self.progress.settled(run.cell, outcome.state, outcome.message, seconds, final_result(run.folder))
             elif run.kill_at is not None:
                 if now >= run.kill_at:
                     run.signal(signal.SIGKILL)
@@ -415,8 +415,8 @@ class Engine:
                 signal.signal(number, handler)
 
 
-def final_score(folder: Path) -> float | None:
-    """Mean normalised score (x 100) of a run's final episodes, or mean return without a score."""
+def final_result(folder: Path) -> str:
+    """Mean normalised score (x 100) of a run's final episodes in words, or mean return without a score; "" for none."""
     values: list[tuple[float | None, float]] = []
     try:
         with open(folder / "evaluations.jsonl", encoding="utf-8") as file:
@@ -425,9 +425,11 @@ def final_score(folder: Path) -> float | None:
                 if row.get("phase") == "final":
                     values.append((row.get("score"), row["return"]))
     except (OSError, ValueError, KeyError):
-        return None
-    numbers = [score if score is not None else value for score, value in values]
-    return sum(numbers) / len(numbers) if numbers else None
+        return ""
+    scores = [score for score, _ in values if score is not None]
+    if values and len(scores) == len(values):
+        return f"score {sum(scores) / len(scores):.1f}"
+    return f"return {sum(value for _, value in values) / len(values):.1f}" if values else ""
 
 
 def last_line(log: Path, size: int = 4096) -> str:

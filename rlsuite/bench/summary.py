@@ -452,11 +452,13 @@ def _protocol(ok: pd.DataFrame, task_metrics: dict[str, str]) -> list[str]:
     if final.empty:
         return ["No run of this table has finished."]
     lines = []
-    references = sorted(set(final.loc[final["score_reference"] != "", "score_reference"]))
     if "score" in task_metrics.values():
+        scored = final[final["score_reference"] != ""]
+        tasks = {label: sorted(set(rows["task"])) for label, rows in scored.groupby("score_reference")}
+        named = [label if len(tasks) == 1 else f"{label} for {', '.join(of)}" for label, of in tasks.items()]
         lines.append(
             "Score: normalised return \N{MULTIPLICATION SIGN} 100 (0 is the random policy, 100 the expert; "
-            f"reference: {', '.join(references)})."
+            f"reference: {'; '.join(named)})."
         )
     if "return" in task_metrics.values():
         lines.append("Return: undiscounted sum of the rewards of an episode.")

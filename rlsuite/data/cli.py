@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlsuite.errors import UserError
 
 if TYPE_CHECKING:
+    from rlsuite.data.cards import Card
     from rlsuite.data.recipes import Progress
+    from rlsuite.data.registry import Source
+    from rlsuite.data.scores import Reference
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,7 +36,8 @@ def add_parser(subparsers: Any) -> None:
     name_help = "a dataset's name, or a path to a .hdf5, .npz or Minari folder"
     leaf("list", _list, "datasets that can be built, and those on this machine")
     show = leaf("show", _show, "what a dataset holds and where it comes from")
-    show.add_argument("name", metavar="NAME", help=name_help)
+    show.add_argument("names", metavar="NAME", nargs="+", help=name_help)
+    show.add_argument("--card", metavar="FOLDER", type=Path, help="write Markdown and a picture there instead")
     make = leaf("make", _make, "build a recipe's dataset, or let Minari download one")
     make.add_argument("name", metavar="NAME", help="such as rlsuite/hopper/medium-v0")
     make.add_argument("--steps", type=_positive, metavar="N", help="transitions (default: the recipe's size)")
@@ -43,7 +50,8 @@ def add_parser(subparsers: Any) -> None:
     convert.add_argument("target", metavar="DST", help="FILE.hdf5 (D4RL layout), FILE.npz or a Minari id")
     convert.add_argument("--steps", type=_positive, metavar="N", help="only the first N transitions")
     convert.add_argument("--force", action="store_true", help="replace what is there")
-    leaf("scores", _scores, "reference returns behind normalised scores")
+    scores = leaf("scores", _scores, "reference returns behind normalised scores")
+    scores.add_argument("name", metavar="NAME", nargs="?", help="an environment or a dataset: all about its reference")
 
 
 def _positive(text: str) -> int:
@@ -73,9 +81,12 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    width = max(len(key) for key, _ in pairs)
+    """Names and values in two columns; on a terminal the second is wrapped."""
+    margin = max(len(key) for key, _ in pairs) + 2
+    room = max(shutil.get_terminal_size().columns, margin + 20) if sys.stdout.isatty() else sys.maxsize
     for key, value in pairs:
-        print(f"{key.ljust(width)}  {value}")
+        lines = textwrap.wrap(value, room - margin, break_long_words=False, break_on_hyphens=False)
+        print(key.ljust(margin) + f"\n{' ' * margin}".join(lines or [""]))
 
 
 @contextlib.contextmanager
@@ -140,47 +151,80 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from rlsuite.data import minari_store, recipes, registry, scores
+    from rlsuite.data import recipes, registry
 
-    source = registry.resolve(arguments.name)
-    recipe = recipes.RECIPES.get(arguments.name)
-    pairs = [("name", source.name), ("kind", {"d4rl": "D4RL-layout HDF5"}.get(source.kind, source.kind))]
-    if recipe is not None:
-        pairs += [("description", recipe.description), ("environment", recipe.env_id), ("seed", str(recipe.seed))]
-        pairs += [("policy", f"{recipe.behaviour or 'uniform'} (sha256 {recipe.policy_sha256 or '-'})")]
-    if source.path is None:
-        _pairs([*pairs, ("stored", f"not on this machine; `rlsuite data make {source.name}` gets it")])
+    sources = [registry.resolve(name) for name in arguments.names]
+    if arguments.card is not None:
+        _write_cards(sources, arguments.card)
         return 0
-    dataset = source.read()
-    lengths = (dataset.episode_ends - dataset.episode_starts).double()
-    returns = dataset.episode_returns()
-    pairs += [("path", str(source.path))]
-    if source.kind in ("recipe", "minari") and recipe is None:
-        pairs.append(("description", str(minari_store.read_metadata(source.path).get("description", "-"))))
-    if recipe is None:
-        pairs.append(("environment", dataset.env_id or "unknown"))
-    pairs += [
-        ("size", _size(source.path)),
-        ("transitions", f"{len(dataset):,}"),
-        ("episodes", f"{len(returns):,}, length {lengths.mean():.1f} ({lengths.min():.0f} to {lengths.max():.0f})"),
-        ("ends", f"{int(dataset.terminations.sum()):,} terminated, {int(dataset.truncations.sum()):,} truncated"),
-        ("returns", f"mean {returns.mean():.1f}, std {returns.std():.1f}, {returns.min():.1f} to {returns.max():.1f}"),
-    ]
-    normalised = scores.normalized_score(returns, dataset.env_id, dataset.name)
-    reference = scores.reference(dataset.env_id, dataset.name)
-    if normalised is not None and reference is not None:
-        pairs.append(("score", f"mean {normalised.mean():.1f} ({reference.label})"))
-    pairs += [
-        ("observations", f"{dataset.observation_dim} numbers"),
-        ("actions", f"{dataset.action_dim} numbers, low {dataset.action_low}, high {dataset.action_high}"),
-        ("content hash", dataset.content_hash),
-    ]
-    _pairs(pairs)
+    for number, source in enumerate(sources):
+        if number:
+            print()
+        pairs = [("name", source.name), ("kind", {"d4rl": "D4RL-layout HDF5"}.get(source.kind, source.kind))]
+        if source.path is not None:
+            _show_stored(source, [*pairs, ("path", str(source.path)), ("size", _size(source.path))])
+            continue
+        recipe = recipes.RECIPES.get(source.name)
+        if recipe is not None:
+            pairs += [("description", recipe.description), ("environment", recipe.env_id), ("seed", str(recipe.seed))]
+            pairs += [("behaviour", ", ".join(recipe.behaviours)), ("transitions", f"{recipe.steps:,} by default")]
+        _pairs([*pairs, ("stored", f"not on this machine; `rlsuite data make {source.name}` gets it")])
     return 0
 
 
+def _show_stored(source: Source, pairs: list[tuple[str, str]]) -> None:
+    from rlsuite.data import cards
+
+    card = _card(source)
+    _pairs(pairs + cards.facts(card))
+    print("\nepisodes by return")
+    print("\n".join(cards.histogram(card.returns, _block())))
+    if card.parts:
+        print()
+        _table(cards.PART_HEADER, cards.part_rows(card))
+
+
+def _card(source: Source) -> Card:
+    """The card of stored data. Raises UserError where the data are absent or unsound."""
+    from rlsuite.data import cards, doctor
+
+    recording = source.recording(dtype="float32")
+    dataset, metadata = recording.dataset(), recording.header.metadata
+    del recording
+    doctor.check(dataset)
+    return cards.card(dataset, metadata)
+
+
+def _block() -> str:
+    """What bars are drawn with."""
+    try:
+        "█".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return "#"
+    return "█"
+
+
+def _write_cards(sources: Sequence[Source], folder: Path) -> None:
+    """A card and a picture for each dataset, and the folder's table of contents where that is ours to write."""
+    from rlsuite.data import cards
+    from rlsuite.data.files import write_atomic
+
+    for source in sources:
+        if source.path is None:
+            raise UserError(f"{source.name} is not on this machine; get it with `rlsuite data make {source.name}`.")
+    contents = folder / "README.md"
+    for source in sources:
+        card = _card(source)
+        write_atomic(folder / f"{card.stem}.png", cards.png(card))
+        write_atomic(folder / f"{card.stem}.md", cards.markdown(card))
+        old = contents.read_text(encoding="utf-8", errors="replace") if contents.is_file() else cards.INDEX_TITLE
+        if old.startswith(cards.INDEX_TITLE):
+            write_atomic(contents, cards.index([card], old))
+        print(f"{source.name}: {folder / card.stem}.md and .png")
+
+
 def _make(arguments: argparse.Namespace) -> int:
-    from rlsuite.data import recipes, registry
+    from rlsuite.data import minari_store, recipes, registry
 
     source = registry.resolve(arguments.name)
     recipe = recipes.RECIPES.get(arguments.name)
@@ -194,16 +238,20 @@ def _make(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.name} is a file, so there is nothing to make; see `rlsuite data show`.")
     else:
         built = False
-    dataset = registry.load(arguments.name, arguments.steps, build=False)
-    _pairs(
-        [
-            ("dataset", f"{arguments.name} ({'written now' if built else 'already there'})"),
-            ("path", str(source.path)),
-            ("transitions", f"{len(dataset):,}"),
-            ("episodes", f"{len(dataset.episode_starts):,}"),
-            ("content hash", dataset.content_hash),
-        ]
-    )
+    pairs = [
+        ("dataset", f"{arguments.name} ({'written now' if built else 'already there'})"),
+        ("path", str(source.path)),
+    ]
+    metadata = minari_store.read_metadata(source.path or source.name)
+    content_hash = metadata["rlsuite"]["content_hash"] if recipe is not None else None
+    if content_hash is None:  # foreign data: only the arrays tell
+        content_hash = registry.load(arguments.name, build=False).content_hash
+    pairs += [
+        ("transitions", f"{metadata['total_steps']:,}"),
+        ("episodes", f"{metadata['total_episodes']:,}"),
+        ("content hash", content_hash),
+    ]
+    _pairs(pairs)
     return 0
 
 
@@ -222,8 +270,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from rlsuite.data import formats, registry
 
     target = Path(arguments.target).expanduser()
@@ -247,14 +293,78 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _scores(arguments: argparse.Namespace) -> int:
     from rlsuite.data.scores import references
 
-    found = references()
-    _table(("label", "for", "random", "expert"), [(r.label, r.key, f"{r.random:g}", f"{r.expert:g}") for r in found])
-    print()
-    sources = {
-        f"{r.label}: random, {r.random_source}; expert, {r.expert_source}"
-        if r.random_source != r.expert_source
-        else f"{r.label}: {r.random_source}"
-        for r in found
-    }
-    print("\n".join(sorted(sources)))
+    if arguments.name is not None:
+        _pairs(_provenance(arguments.name))
+        return 0
+    for number, label in enumerate(dict.fromkeys(_collection(r) for r in references())):
+        rows = [r for r in references() if _collection(r) == label]
+        print(f"{chr(10) if number else ''}{label}")
+        if rows[0].scope == "d4rl":
+            _table(("robot", "random", "expert"), [(r.key, *_returns(r)) for r in rows])
+            print("\n".join(dict.fromkeys(r.source for r in rows)))
+        else:
+            header = ("environment", "random", "expert", "expert policy")
+            _table(header, [(r.key, *_returns(r), r.expert_policy) for r in rows])
+    print("\nScore: 100 * (return - random) / (expert - random). Under different references, scores do not compare.")
+    print("`rlsuite data scores NAME` tells where one comes from.")
     return 0
+
+
+def _collection(reference: Reference) -> str:
+    if reference.scope == "d4rl":
+        return f"{reference.label}: constants for D4RL's own data, one pair a robot"
+    return f"rlsuite: measured here, mean ± standard deviation over {reference.episodes} episodes"
+
+
+def _returns(reference: Reference) -> tuple[str, str]:
+    """Random and expert return in words; constants without a spread to their last digit."""
+    from rlsuite.data.scores import mean_and_std
+
+    both = ((reference.random, reference.random_std), (reference.expert, reference.expert_std))
+    random, expert = (f"{mean:,}" if std is None else mean_and_std(mean, std) for mean, std in both)
+    return random, expert
+
+
+def _provenance(name: str) -> list[tuple[str, str]]:
+    """All that is known about the reference of an environment or of a dataset. Raises UserError where none is."""
+    from rlsuite.data import registry, scores
+    from rlsuite.data.names import D4RL_NAME
+    from rlsuite.errors import nearest
+
+    known = {r.key: r for r in scores.references()}
+    found = known.get(name)
+    env_id = None
+    if found is None and D4RL_NAME.fullmatch(name):
+        found = scores.reference(None, name)
+    elif found is None:
+        with contextlib.suppress(UserError):
+            env_id = _environment(registry.resolve(name))
+        found = scores.reference(env_id, name)
+    if found is None and env_id is not None:
+        raise UserError(f"{name} is of {env_id}, which has no reference returns, so its returns have no score.")
+    if found is None:
+        raise UserError(f"there are no reference returns for '{name}'; {nearest(name, known)}")
+    random, expert = _returns(found)
+    pairs = [
+        ("label", found.label),
+        ("environment" if found.scope == "environment" else "D4RL's robot", found.key),
+        ("random", f"{random}  {found.random_policy}".strip()),
+        ("expert", f"{expert}  {found.expert_policy}".strip()),
+        ("episodes", "" if found.episodes is None else f"{found.episodes} each, of seed {found.seed}"),
+        ("expert sha256", found.expert_sha256),
+        ("versions", found.versions),
+        ("date", found.date),
+        ("source", found.source),
+    ]
+    return [pair for pair in pairs if pair[1]]
+
+
+def _environment(source: Source) -> str | None:
+    """The environment of a dataset, as cheaply as its kind allows."""
+    from rlsuite.data import minari_store, recipes
+
+    if source.kind == "recipe":
+        return recipes.RECIPES[source.name].env_id
+    if source.kind == "minari":
+        return minari_store.env_id(minari_store.read_metadata(source.path)) if source.path else None
+    return source.recording().header.env_id

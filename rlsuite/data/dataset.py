@@ -6,13 +6,16 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlsuite.errors import UserError
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.buffers import ReplayBuffer
 
 ARRAYS = (
     "observations",
@@ -23,6 +26,11 @@ ARRAYS = (
     "truncations",
     "episode_starts",
 )
+
+
+def array_head(key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What stands before an array's bytes in a content hash."""
+    return f"{key} {dtype.str} {shape}\n".encode()
 
 
 class Batch(NamedTuple):
@@ -103,7 +111,7 @@ class Dataset:
         digest = hashlib.sha256()
         for key in ARRAYS:
             array = np.ascontiguousarray(getattr(self, key).cpu().numpy())
-            digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array_head(key, array.dtype, array.shape))
             digest.update(array.data)
         return digest.hexdigest()
 
@@ -153,6 +161,47 @@ class Dataset:
             self.take_episodes(np.sort(order[held_out:])),
             self.take_episodes(np.sort(order[:held_out])),
         )
+
+    def fill(self, buffer: ReplayBuffer) -> None:
+        """Append all transitions to a Stable-Baselines3 `ReplayBuffer`, as its SAC and TD3 would have stored them.
+
+        Actions are scaled from the bounds of the buffer's action space to [-1, 1]; an episode's end counts as done, and
+        as a time-out where it was truncated but not terminal, if the buffer tells these apart. Raises UserError, and
+        leaves the buffer as it was, for other spaces, too little room, several environments or shared observations.
+        """
+        low, high = (getattr(buffer.action_space, name, np.nan) for name in ("low", "high"))
+        bounds = self.action_low, self.action_high
+        own = (low, high) if bounds[0] is None or bounds[1] is None else np.stack([bounds[0], bounds[1]])
+        shapes = buffer.observation_space.shape, buffer.action_space.shape
+        fits = shapes == ((self.observation_dim,), (self.action_dim,)) and np.isfinite((low, high)).all()
+        if not (fits and np.array_equal((low, high), own)):
+            raise UserError(
+                f"a replay buffer for {buffer.observation_space} and {buffer.action_space} cannot take {self.name}, "
+                f"whose observations have {self.observation_dim} numbers and actions {self.action_dim} (bounds "
+                f"{bounds[0]} and {bounds[1]}); make it for the environment of the data."
+            )
+        if buffer.n_envs != 1 or buffer.optimize_memory_usage:
+            raise UserError(
+                f"{self.name} cannot fill a replay buffer of {buffer.n_envs} environments or one that keeps no next "
+                "observations; make it with n_envs=1 and optimize_memory_usage=False."
+            )
+        room = 0 if buffer.full else buffer.buffer_size - buffer.pos
+        if len(self) > room:
+            raise UserError(
+                f"{self.name} has {len(self)} transitions, but the replay buffer has room for {room}; make it larger "
+                "(buffer_size), or load fewer steps."
+            )
+        rows = slice(buffer.pos, buffer.pos + len(self))
+        arrays = {key: getattr(self, key).cpu().numpy() for key in ARRAYS}
+        buffer.observations[rows, 0] = arrays["observations"]
+        buffer.next_observations[rows, 0] = arrays["next_observations"]
+        buffer.actions[rows, 0] = 2.0 * ((arrays["actions"] - low) / (high - low)) - 1.0
+        buffer.rewards[rows, 0] = arrays["rewards"]
+        buffer.dones[rows, 0] = arrays["terminations"] | arrays["truncations"]
+        if buffer.handle_timeout_termination:
+            buffer.timeouts[rows, 0] = arrays["truncations"] & ~arrays["terminations"]
+        buffer.pos = (buffer.pos + len(self)) % buffer.buffer_size
+        buffer.full = len(self) == room
 
     def batches(self, batch_size: int, rng: np.random.Generator) -> Batches:
         """An endless stream of batches of rows drawn uniformly with replacement by `rng`."""

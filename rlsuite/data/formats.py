@@ -10,10 +10,16 @@ Both formats are flat columns, so one function turns columns into episodes. Its 
   transition crosses a reset.
 - Without `timeouts` too, an episode is taken to time out after `max_episode_steps`, as D4RL does.
 - `drop_timeouts=True` gives exactly the rows of `d4rl.qlearning_dataset` instead (`qlearning_rows`).
+
+What is written here carries a header with a SHA-256 of header and columns, and a file whose columns are not those is
+refused. Files of others are checked as far as structure and values can tell.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +30,11 @@ import numpy as np
 
 from rlsuite.data.dataset import Dataset
 from rlsuite.data.files import atomic_file
-from rlsuite.data.hdf5 import hdf5_file
+from rlsuite.data.hdf5 import check_seal, hdf5_file, read_array
 from rlsuite.data.minari_store import read_minari, write_minari
 from rlsuite.data.names import D4RL_NAME
 from rlsuite.data.recording import Header, Recording, Space, env_spec
-from rlsuite.errors import UserError
+from rlsuite.errors import UserError, printable
 
 __all__ = [
     "as_qlearning",
@@ -46,6 +52,7 @@ __all__ = [
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations", "episode_starts")
 ALIASES = {"terminations": "terminals", "truncations": "timeouts"}
+HEADER = "rlsuite_header"
 # The closest that Gymnasium still has to the models D4RL recorded on; -v5 changed rewards and frictions.
 D4RL_ENVS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4", "ant": "Ant-v4"}
 
@@ -76,21 +83,25 @@ def _time_limits(terminals: np.ndarray, max_episode_steps: int) -> np.ndarray:
     return last
 
 
+def _check_type(dtype: np.dtype[Any], key: str, where: str) -> None:
+    if dtype.kind not in "fiub":
+        raise UserError(f"{key} of {where} has dtype {printable(dtype)}, where real numbers belong.")
+
+
 def _checked(columns: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     """Columns of known names, numeric, of one length; flags as bool."""
     missing = [key for key in REQUIRED if key not in columns]
     if missing:
         raise UserError(
             f"{where} is no dataset of transitions: it lacks {', '.join(missing)} and holds "
-            f"{', '.join(sorted(columns)[:8]) or 'nothing'}."
+            f"{printable(', '.join(sorted(columns)[:8])) or 'nothing'}."
         )
     result = {}
     for key in (*REQUIRED, *OPTIONAL):
         if key not in columns:
             continue
         array = np.asarray(columns[key])
-        if array.dtype.kind not in "fiub":
-            raise UserError(f"{key} of {where} has dtype {array.dtype}, where real numbers belong.")
+        _check_type(array.dtype, key, where)
         if key in ("observations", "actions", "next_observations"):
             array = array[:, None] if array.ndim == 1 else array
             fits = array.ndim == 2 and array.shape[1] > 0
@@ -99,7 +110,12 @@ def _checked(columns: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
             fits = array.ndim == 1
         if not fits:
             raise UserError(f"{key} of {where} has shape {array.shape}, where one row a transition belongs.")
-        result[key] = array.astype(bool) if key in ("terminals", "timeouts") else array
+        if key in ("terminals", "timeouts"):
+            numbers = array.view(np.uint8) if array.dtype == bool else array  # a stored bool may be any byte
+            if not ((numbers == 0) | (numbers == 1)).all():
+                raise UserError(f"{key} of {where} hold other numbers than 0 and 1.")
+            array = array.astype(bool)
+        result[key] = array
     lengths = {key: len(array) for key, array in result.items() if key != "episode_starts"}
     if len(set(lengths.values())) > 1:
         described = ", ".join(f"{key} {length}" for key, length in lengths.items())
@@ -142,8 +158,8 @@ def _assemble(
         raise UserError(f"{name} holds no transition whose successor is known.")
     kept_terminals = terminals[rows]
     if first is not None:
-        starts = first.astype(np.int64)
-        if starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= size:
+        starts = first.astype(np.int64) if first.dtype.kind in "iu" else np.empty(0, np.int64)
+        if len(starts) == 0 or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= size:
             raise UserError(f"episode_starts of {name} must rise from 0 and stay below {size}.")
         truncations = timeouts[rows] if timeouts is not None else np.zeros(size, bool)
     else:
@@ -188,7 +204,7 @@ def _guess_header(name: str, observations: np.ndarray, actions: np.ndarray) -> H
 def as_qlearning(recording: Recording) -> Recording:
     """The rows and successors that `d4rl.qlearning_dataset` would give for this recording."""
     columns = _columns(recording)
-    del columns["next_observations"]
+    del columns["next_observations"], columns["episode_starts"]
     return _assemble(columns, recording.name, recording.header, True, 0)
 
 
@@ -203,28 +219,29 @@ def d4rl_recording(path: str | Path, drop_timeouts: bool = False, max_episode_st
     """A D4RL-layout HDF5 file in its own dtypes; see `read_d4rl`."""
     path = _existing(path)
     try:
+        check_seal(path)
         with h5py.File(path, "r") as file:
-            columns: dict[str, Any] = {}
-            for key in file:
-                item = file[key]
-                if key in (*REQUIRED, *OPTIONAL):
-                    if not isinstance(item, h5py.Dataset):
-                        raise UserError(f"{key} of {path.name} is a group; only flat arrays can be read.")
-                    columns[key] = item[()]
-                else:
-                    columns[key] = None
-            if "metadata/episode_starts" in file:
-                columns["episode_starts"] = file["metadata/episode_starts"][()]
-            text = file.attrs.get("rlsuite_header")
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
+            columns: dict[str, Any] = dict.fromkeys(file)
+            for place in (*REQUIRED, *OPTIONAL, "metadata/episode_starts"):
+                if place not in file:
+                    continue
+                key = place.removeprefix("metadata/")
+                if not isinstance(file[place], h5py.Dataset):
+                    raise UserError(f"{key} of {path.name} is a group; only flat arrays can be read.")
+                _check_type(file[place].dtype, key, path.name)
+                columns[key] = read_array(file[place])
+            text = file.attrs.get(HEADER)
+    except UserError:
+        raise
+    except Exception as error:  # damaged bytes make h5py raise whatever the place they stand at suggests
+        reason = printable(error) or type(error).__name__
         advice = "it is truncated, fetch or write it again" if "truncated" in reason else "fetch or write it again"
         if not h5py.is_hdf5(path):
             advice = "it is no HDF5 file"
         raise UserError(f"{path} cannot be read ({reason}): {advice}.") from error
     if "episode_0" in columns:
         raise UserError(f"{path} is the inside of a Minari dataset; give the id or the folder of the dataset instead.")
-    header = _stored_header(text, path.name)
+    header = _stored_header(text, columns, path.name)
     return _assemble(columns, path.name, header, drop_timeouts, max_episode_steps)
 
 
@@ -248,20 +265,40 @@ def npz_recording(path: str | Path, drop_timeouts: bool = False, max_episode_ste
     """An npz of columns in its own dtypes; see `read_npz`."""
     path = _existing(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise UserError(f"{path} is one array; save the columns by name with numpy.savez.")
-            columns = {ALIASES.get(key, key): file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        if "pickle" in reason.lower():
-            raise UserError(
-                f"{path} is no npz of plain arrays or holds a pickle, which is never opened; save it with numpy.savez."
-            ) from error
+        columns: dict[str, Any] = {}
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                key = ALIASES.get(name, name)
+                known = key in (*REQUIRED, *OPTIONAL, HEADER)
+                columns[key] = _member(archive, member, key, path.name) if known else None
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy have no common exception for damaged bytes
+        reason = printable(error) or type(error).__name__
         raise UserError(f"{path} cannot be read as npz ({reason}): it is truncated or no npz.") from error
-    text = columns.pop("header", None)
-    header = _stored_header(None if text is None else str(text), path.name)
+    header = _stored_header(columns.pop(HEADER, None), columns, path.name)
     return _assemble(columns, path.name, header, drop_timeouts, max_episode_steps)
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, where: str) -> np.ndarray:
+    """One array, read-only. numpy's own reader trusts the shape, and does not reach the checksum if that is too small.
+
+    Raises UserError for a pickle, and anything for damaged bytes.
+    """
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran_order, dtype = read_header(file)
+        if dtype.hasobject:
+            raise UserError(f"{key} of {where} holds a pickle, which is never opened; save plain arrays of numbers.")
+        content = file.read()
+    if math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"{key} has {len(content)} bytes, which is not shape {shape} of {dtype}")
+    return np.ndarray(shape, dtype, content, order="F" if fortran_order else "C")
 
 
 def read_npz(path: str | Path, steps: int | None = None, drop_timeouts: bool = False) -> Dataset:
@@ -273,13 +310,37 @@ def read_npz(path: str | Path, steps: int | None = None, drop_timeouts: bool = F
     return npz_recording(path, drop_timeouts).dataset(steps)
 
 
-def _stored_header(text: Any, name: str) -> Header | None:
+def _digest(header: str, columns: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over the header and the name, dtype, shape and bytes of all known columns."""
+    digest = hashlib.sha256(header.encode())
+    for key in sorted({*REQUIRED, *OPTIONAL} & columns.keys()):
+        array = np.ascontiguousarray(columns[key])
+        digest.update(f"{key} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _header_text(recording: Recording, columns: Mapping[str, np.ndarray]) -> str:
+    text = recording.header.to_json()
+    return json.dumps({"header": text, "sha256": _digest(text, columns)})
+
+
+def _stored_header(text: Any, columns: Mapping[str, Any], name: str) -> Header | None:
+    """The header that `_header_text` wrote beside these columns, None where there is none."""
     if text is None:
         return None
     try:
-        return Header.from_json(str(text), name)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the header that rlsuite wrote into {name} is damaged ({error}).") from error
+        stored = json.loads(str(text))
+        if stored["sha256"] == _digest(stored["header"], columns):
+            return Header.from_json(stored["header"], name)
+    except Exception as error:  # anything may stand there
+        raise UserError(
+            f"the header that rlsuite wrote into {name} is damaged ({printable(error)}); fetch or write the file again."
+        ) from error
+    raise UserError(
+        f"the arrays or the header of {name} are not those that rlsuite wrote there (their SHA-256 differs); "
+        "fetch or write the file again."
+    )
 
 
 def _columns(recording: Recording) -> dict[str, np.ndarray]:
@@ -290,6 +351,7 @@ def _columns(recording: Recording) -> dict[str, np.ndarray]:
         "terminals": recording.terminations,
         "timeouts": recording.truncations,
         "next_observations": recording.next_observations,
+        "episode_starts": recording.episode_starts,
     }
 
 
@@ -301,23 +363,18 @@ def write_d4rl(data: Dataset | Recording, path: str | Path) -> None:
     file cannot be written.
     """
     recording = Recording.of(data) if isinstance(data, Dataset) else data
-    with atomic_file(Path(path).expanduser()) as temporary, hdf5_file(temporary) as (file, _):
-        for key, array in _columns(recording).items():
-            file.create_dataset(key, data=array)
-        file.create_dataset("metadata/episode_starts", data=recording.episode_starts)
-        file.attrs["rlsuite_header"] = recording.header.to_json()
+    columns = _columns(recording)
+    with atomic_file(Path(path).expanduser()) as temporary, hdf5_file(temporary, sealed=True) as (file, _):
+        for key, array in columns.items():
+            file["metadata/episode_starts" if key == "episode_starts" else key] = array
+        file.attrs[HEADER] = _header_text(recording, columns)
 
 
 def write_npz(data: Dataset | Recording, path: str | Path) -> None:
-    """Write an npz with the names of `Dataset` and a `header` string, atomically. Errors as `write_d4rl`."""
+    """Write an npz with the names of `Dataset` and a header string, atomically. Errors as `write_d4rl`."""
     recording = Recording.of(data) if isinstance(data, Dataset) else data
+    columns = _columns(recording)
     names = {alias: key for key, alias in ALIASES.items()}
-    arrays = {names.get(key, key): array for key, array in _columns(recording).items()}
+    arrays = {names.get(key, key): array for key, array in columns.items()}
     with atomic_file(Path(path).expanduser()) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            **arrays,
-            episode_starts=recording.episode_starts,
-            header=np.array(recording.header.to_json()),
-        )
+        np.savez(file, allow_pickle=False, **arrays, **{HEADER: np.array(_header_text(recording, columns))})

@@ -12,6 +12,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from rlsuite.data.dataset import Dataset
 from rlsuite.data.files import atomic_folder, cannot_write
 from rlsuite.data.hdf5 import hdf5_file
 from rlsuite.data.recording import Episode, Header, Recording, Space
-from rlsuite.errors import UserError
+from rlsuite.errors import UserError, printable
 
 STRUCTURE = {  # keys of Minari's metadata that the writer sets by itself
     "total_episodes",
@@ -41,7 +43,7 @@ STRUCTURE = {  # keys of Minari's metadata that the writer sets by itself
     "minari_version",
     "dataset_size",
 }
-ARRAYS = (b"observations", b"actions", b"rewards", b"terminations", b"truncations")
+OTHERS = [b"actions", b"rewards", b"terminations", b"truncations"]  # beside the observations
 
 
 def is_id(name: str) -> bool:
@@ -64,11 +66,16 @@ def read_metadata(name: str | Path) -> dict[str, Any]:
         raise UserError(f"{name} is no Minari dataset: it has no data/metadata.json; give its id or its folder.")
     try:
         metadata: dict[str, Any] = json.loads((path / "metadata.json").read_text())
-        for key in ("total_steps", "total_episodes", "data_format"):
-            metadata[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for key in ("total_steps", "total_episodes"):
+            if not isinstance(metadata[key], int) or metadata[key] < 0:
+                raise ValueError(f"{key} is {metadata[key]!r}")
+        metadata["data_format"]
+        if not isinstance(metadata.get("rlsuite", {}), dict):
+            raise ValueError("rlsuite is no object")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{path / 'metadata.json'} is damaged ({type(error).__name__}: {error}); fetch or build the dataset again."
+            f"{path / 'metadata.json'} is damaged ({type(error).__name__}: {printable(error)}); "
+            "fetch or build the dataset again."
         ) from error
     return metadata
 
@@ -78,7 +85,9 @@ def _header(metadata: Mapping[str, Any], path: Path, where: str) -> Header:
         try:  # written before Minari 0.4.3: only the environment knows them
             storage = MinariStorage.read(path)
         except Exception as error:
-            raise UserError(f"the environment of {where} cannot be made ({error}), nor its spaces.") from error
+            raise UserError(
+                f"the environment of {where} cannot be made ({printable(error)}), nor its spaces."
+            ) from error
         metadata = {
             **metadata,
             **{
@@ -86,12 +95,20 @@ def _header(metadata: Mapping[str, Any], path: Path, where: str) -> Header:
                 for key in ("observation_space", "action_space")
             },
         }
-    return Header(
-        Space.from_json(metadata["observation_space"], "observations", where),
-        Space.from_json(metadata["action_space"], "actions", where),
-        metadata.get("env_spec"),
-        {key: value for key, value in metadata.items() if key not in STRUCTURE},
-    )
+    try:
+        header = Header(
+            Space.from_json(metadata["observation_space"], "observations", where),
+            Space.from_json(metadata["action_space"], "actions", where),
+            metadata.get("env_spec"),
+            {key: value for key, value in metadata.items() if key not in STRUCTURE},
+        )
+        _ = header.env_id
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"the spaces or the environment in {path / 'metadata.json'} are damaged "
+            f"({type(error).__name__}: {printable(error)}); fetch or build the dataset again."
+        ) from error
+    return header
 
 
 def env_id(metadata: Mapping[str, Any]) -> str | None:
@@ -100,50 +117,64 @@ def env_id(metadata: Mapping[str, Any]) -> str | None:
     return json.loads(text)["id"] if text else None
 
 
-def _hdf5_episodes(path: Path, count: int) -> Iterator[Episode]:
+def _names(observations: Space) -> list[bytes]:
+    """Where the arrays of an episode stand in its group; one for each part of the observations, then the others."""
+    return ["/".join(("observations", *part.path)).encode() for part in observations.parts] + OTHERS
+
+
+def _hdf5_episodes(path: Path, metadata: Mapping[str, Any], header: Header, where: str) -> Iterator[Episode]:
+    space, longest = header.observation_space, metadata["total_steps"] + 1
+    rows = [*(part.shape for part in space.parts), (header.action_space.dim,), (), (), ()]
+    names = list(zip(_names(space), rows, strict=True))
     with h5py.File(path / "main_data.hdf5", "r") as file:
-        for k in range(count):
+        for k in range(metadata["total_episodes"]):
             group = h5g.open(file.id, f"episode_{k}".encode())
             arrays = []
-            for key in ARRAYS:
-                dataset = h5d.open(group, key)
-                array = np.empty(dataset.shape, dataset.dtype)
+            for name, row in names:
+                dataset = h5d.open(group, name)
+                shape = dataset.shape
+                if not shape or shape[0] > longest or shape[1:] != row:  # before memory is asked for
+                    raise ValueError(f"{name.decode()} of episode {k} have shape {shape}")
+                array = np.empty(shape, dataset.dtype)
                 dataset.read(h5s.ALL, h5s.ALL, array)
                 arrays.append(array)
-            yield Episode(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4])
+            observations = space.join(arrays[:-4], where)
+            yield Episode(observations, arrays[-4], arrays[-3], arrays[-2], arrays[-1])
 
 
-def _other_episodes(path: Path, count: int) -> Iterator[Episode]:
+def _other_episodes(path: Path, metadata: Mapping[str, Any], header: Header, where: str) -> Iterator[Episode]:
     """Arrow and Parquet."""
-    storage = MinariStorage.read(path)
+    storage, count, space = MinariStorage.read(path), metadata["total_episodes"], header.observation_space
     for k in range(0, count, 100):
         for episode in storage.get_episodes(range(k, min(k + 100, count))):
-            arrays = [np.asarray(episode[key.decode()]) for key in ARRAYS]
-            yield Episode(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4])
+            parts = [reduce(getitem, part.path, episode["observations"]) for part in space.parts]
+            observations = space.join([np.asarray(part) for part in parts], where)
+            arrays = [np.asarray(episode[key.decode()]) for key in OTHERS]
+            yield Episode(observations, arrays[0], arrays[1], arrays[2], arrays[3])
 
 
 def read_recording(name: str | Path, steps: int | None = None, dtype: Any = None) -> Recording:
     """A Minari dataset, by id or folder, of any storage format; the first `steps` transitions or all.
 
-    `dtype` casts observations, actions and rewards while reading. Raises UserError for what is missing, damaged or not
-    of flat Box spaces.
+    Observations in a Dict are flattened as `gymnasium.wrappers.FlattenObservation` does. `dtype` casts observations,
+    actions and rewards while reading. Raises UserError for what is missing, damaged or of other spaces.
     """
     path, metadata = folder(name), read_metadata(name)
     assert path is not None
-    label = str(metadata.get("dataset_id") or Path(name).name)
+    label = printable(metadata.get("dataset_id") or Path(name).name)
     header = _header(metadata, path, label)
     total = metadata["total_steps"]
     wanted = total if steps is None else min(steps, total)
     dims = header.observation_space.dim, header.action_space.dim
     types = [np.dtype(dtype or space.dtype) for space in (header.observation_space, header.action_space)]
     rewards: np.ndarray | None = None
-    observations, next_observations = (np.empty((wanted, dims[0]), types[0]) for _ in range(2))
-    actions = np.empty((wanted, dims[1]), types[1])
-    terminations, truncations = np.zeros(wanted, bool), np.zeros(wanted, bool)
     starts, row = [], 0
     read = _hdf5_episodes if metadata["data_format"] == "hdf5" else _other_episodes
     try:
-        for k, episode in enumerate(read(path, metadata["total_episodes"])):
+        observations, next_observations = (np.empty((wanted, dims[0]), types[0]) for _ in range(2))
+        actions = np.empty((wanted, dims[1]), types[1])
+        terminations, truncations = np.zeros(wanted, bool), np.zeros(wanted, bool)
+        for k, episode in enumerate(read(path, metadata, header, label)):
             length = len(episode.rewards)
             shapes = [np.shape(array) for array in episode[:5]]
             expected = [(length + 1, dims[0]), (length, dims[1]), (length,), (length,), (length,)]
@@ -152,8 +183,12 @@ def read_recording(name: str | Path, steps: int | None = None, dtype: Any = None
                     f"episode {k} of {label} has arrays of shapes {shapes} where {expected} belong; "
                     "fetch or build the dataset again."
                 )
-            if row == wanted:
+            if any(array.dtype.kind not in "fiub" for array in episode[:5]):
+                raise ValueError(f"episode {k} has arrays that are no real numbers")
+            if row == wanted and wanted < total:
                 break
+            if row + length > total:
+                raise ValueError(f"there are more transitions than the {total} of its metadata")
             if rewards is None:
                 rewards = np.empty(wanted, dtype or episode.rewards.dtype)
             n = min(length, wanted - row)
@@ -169,10 +204,15 @@ def read_recording(name: str | Path, steps: int | None = None, dtype: Any = None
             if n:
                 starts.append(row)
             row += n
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Minari's storages raise what their libraries raise
+        reason = printable(error) or type(error).__name__
         raise UserError(
-            f"the data of {label} in {path} cannot be read ({str(error).strip()}); fetch or build the dataset again."
+            f"the data of {label} in {path} cannot be read ({reason}); fetch or build the dataset again."
         ) from error
+    if (np.stack([terminations, truncations]).view(np.uint8) > 1).any():  # a stored bool may be any byte
+        raise UserError(f"the flags of {label} hold other bytes than 0 and 1; fetch or build the dataset again.")
     if row < wanted or rewards is None:
         raise UserError(f"{label} holds {row} transitions where its metadata promise {total}; fetch or build it again.")
     if steps is not None and steps > row:
@@ -198,7 +238,7 @@ def read_minari(id_or_path: str | Path, steps: int | None = None) -> Dataset:
 @contextlib.contextmanager
 def locked(dataset_id: str) -> Iterator[None]:
     """Hold the right to write `dataset_id`; waits for a process that holds it. Released at death."""
-    path = _scratch() / f"{_prefix(dataset_id)}lock"
+    path = scratch(dataset_id, "lock")
     try:
         file = path.open("w")
     except OSError as error:
@@ -221,6 +261,11 @@ def _scratch() -> Path:
         raise cannot_write(Path(os.environ.get("MINARI_DATASETS_PATH", "~/.minari")), error) from error
 
 
+def scratch(dataset_id: str, suffix: str) -> Path:
+    """A hidden file beside the datasets, for work on one of them. Raises UserError where the root cannot be had."""
+    return _scratch() / f"{_prefix(dataset_id)}{suffix}"
+
+
 def _prefix(dataset_id: str) -> str:
     return f".rlsuite-{dataset_id.replace('/', '-')}."
 
@@ -228,8 +273,11 @@ def _prefix(dataset_id: str) -> str:
 class _Hdf5Writer:
     """Minari's HDF5 layout through the low-level interface: half the time of the high-level one, and no time stamps."""
 
-    def __init__(self, file: h5py.File) -> None:
+    def __init__(self, file: h5py.File, observations: Space, where: str) -> None:
         self.file, self.episodes, self.steps = file, 0, 0
+        self._observations, self._where, self._names = observations, where, _names(observations)
+        self._links = h5p.create(h5p.LINK_CREATE)
+        self._links.set_create_intermediate_group(True)
         self._properties = h5p.create(h5p.DATASET_CREATE)
         self._properties.set_obj_track_times(False)
         self._types: dict[np.dtype[Any], h5t.TypeID] = {}
@@ -248,10 +296,12 @@ class _Hdf5Writer:
         for name, value in attributes.items():
             scalar = np.array(value, np.int64)
             h5a.create(group, name, self._type(scalar.dtype), self._scalar).write(scalar)
-        for key, values in zip(ARRAYS, episode[:5], strict=True):
+        parts = self._observations.split(episode.observations, self._where)
+        for name, values in zip(self._names, [*parts, *episode[1:5]], strict=True):
             array = np.ascontiguousarray(values)
             space = h5s.create_simple(array.shape)
-            h5d.create(group, key, self._type(array.dtype), space, self._properties).write(h5s.ALL, h5s.ALL, array)
+            dataset = h5d.create(group, name, self._type(array.dtype), space, self._properties, self._links)
+            dataset.write(h5s.ALL, h5s.ALL, array)
         self.episodes += 1
         self.steps += len(episode.rewards)
 
@@ -272,7 +322,7 @@ def write_episodes(
         data = temporary / "data"
         data.mkdir()
         with hdf5_file(data / "main_data.hdf5") as (file, guard):
-            writer = _Hdf5Writer(file)
+            writer = _Hdf5Writer(file, header.observation_space, dataset_id)
             for episode in episodes:
                 writer.append(episode)
                 guard.check()
@@ -311,8 +361,9 @@ def write_minari(
 ) -> None:
     """Write a Minari dataset under Minari's own root, in the dtypes of `data`.
 
-    Raises UserError for a malformed or taken id, for an episode that is no sequence of observations, and where the disk
-    refuses; nothing is left behind then.
+    Observations that were flattened get their layout back. Raises UserError for a malformed or taken id, for an episode
+    that is no sequence of observations, for numbers that the layout cannot hold, and where the disk refuses; nothing is
+    left behind then.
     """
     recording = Recording.of(data) if isinstance(data, Dataset) else data
     if not is_id(dataset_id):

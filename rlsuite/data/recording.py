@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +27,26 @@ class Episode(NamedTuple):
     seed: int | None = None  # of the reset that began it
 
 
+class Part(NamedTuple):
+    """A Box inside a space: the keys that lead to it, its shape and its dtype."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
 @dataclass(frozen=True)
 class Space:
-    """A flat Box: bounds of shape (dim,) and the dtype name."""
+    """A flat Box: bounds of shape (dim,) and the dtype name.
+
+    `layout` is Minari's JSON of what it was flattened from, if that was no flat Box: a Dict, possibly of Dicts, or a
+    Box of another shape. The order of the numbers is that of `gymnasium.spaces.flatten`, the dtype the common one.
+    """
 
     low: np.ndarray
     high: np.ndarray
     dtype: str
+    layout: str | None = None
 
     @classmethod
     def unbounded(cls, dim: int, dtype: np.dtype[Any]) -> Space:
@@ -47,21 +62,96 @@ class Space:
             return None, None
         return self.low.astype(np.float32), self.high.astype(np.float32)
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The Boxes of which this is the concatenation; only itself, if it always was flat."""
+        if self.layout is None:
+            return (Part((), (self.dim,), np.dtype(self.dtype)),)
+        return tuple(
+            Part(path, tuple(box["shape"]), np.dtype(box["dtype"])) for path, box in _leaves(json.loads(self.layout))
+        )
+
+    def join(self, arrays: Sequence[np.ndarray], where: str) -> np.ndarray:
+        """(T, dim) from the (T, *shape) of each part. Raises UserError for integers that the common dtype rounds."""
+        if self.layout is None:
+            return arrays[0]
+        columns = []
+        for part, array in zip(self.parts, arrays, strict=True):
+            rows = array.astype(part.dtype, copy=False).reshape(len(array), math.prod(part.shape))
+            columns.append(_cast(rows, np.dtype(self.dtype), part, where))
+        return np.concatenate(columns, axis=1)
+
+    def split(self, rows: np.ndarray, where: str) -> list[np.ndarray]:
+        """The inverse of `join`. Raises UserError for numbers that a part's own dtype cannot hold."""
+        if self.layout is None:
+            return [rows]
+        ends = np.cumsum([math.prod(part.shape) for part in self.parts])[:-1]
+        return [
+            _cast(columns, part.dtype, part, where).reshape(len(rows), *part.shape)
+            for part, columns in zip(self.parts, np.split(rows, ends, axis=1), strict=True)
+        ]
+
     def to_json(self) -> str:
         """As Minari's metadata spell it (infinities included, so not strict JSON)."""
+        if self.layout is not None:
+            return self.layout
         low, high = (x.astype(self.dtype).tolist() for x in (self.low, self.high))
         return json.dumps({"type": "Box", "dtype": self.dtype, "shape": [self.dim], "low": low, "high": high})
 
     @classmethod
     def from_json(cls, text: str, what: str, where: str) -> Space:
-        """Raises UserError, naming the space, for anything but a flat Box."""
+        """From Minari's JSON.
+
+        Raises UserError, naming the space, for observations other than numbers in Boxes and Dicts of them and for
+        actions other than a flat Box; ValueError, KeyError, TypeError or AttributeError where the JSON is damaged.
+        """
         value = json.loads(text)
-        kind, shape = value.get("type"), value.get("shape")
-        if kind != "Box" or len(shape) != 1:
-            described = f"{kind}{tuple(shape)}" if shape is not None else f"{kind}"
-            raise UserError(f"{where} has {what} of space {described}, and only flat Box spaces can be read so far.")
-        low, high = (np.array(value[key], np.float64) for key in ("low", "high"))
-        return cls(low, high, value["dtype"])
+        leaves = list(_leaves(value))
+        flat = value["type"] == "Box" and len(value["shape"]) == 1
+        for path, leaf in leaves or [((), value)]:
+            kind, shape = leaf["type"], leaf.get("shape")
+            is_picture = leaf.get("dtype") == "uint8" and len(shape or ()) > 1
+            if kind != "Box" or is_picture or (what == "actions" and not flat):
+                described = kind if shape is None else f"{kind}{tuple(shape)} of {leaf.get('dtype')}"
+                readable = "a flat Box" if what == "actions" else "numbers in a Box, or in a Dict of Boxes,"
+                raise UserError(
+                    f"{where} has {'/'.join((what, *path))} of space {described}, and only {readable} can be read."
+                )
+        low, high = (np.concatenate([_bound(leaf, key) for _, leaf in leaves]) for key in ("low", "high"))
+        return cls(low, high, str(np.result_type(*(leaf["dtype"] for _, leaf in leaves))), None if flat else text)
+
+
+def _leaves(value: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Keys and JSON of everything in a space that is no Dict, in the order of `gymnasium.spaces.flatten`."""
+    if value["type"] == "Dict":
+        for key, part in value["subspaces"].items():
+            yield from _leaves(part, (*path, key))
+    else:
+        yield path, value
+
+
+def _bound(box: dict[str, Any], key: str) -> np.ndarray:
+    """(dim,) float64 of a Box in Minari's JSON; ValueError where its shape or dtype is not what the Box states."""
+    bound = np.array(box[key], np.float64)
+    if bound.shape != tuple(box["shape"]) or np.dtype(box["dtype"]).kind not in "biuf":
+        raise ValueError(f"a Box of {box['dtype']} and shape {box['shape']} with bounds of shape {bound.shape}")
+    return bound.ravel()
+
+
+def _cast(array: np.ndarray, dtype: np.dtype[Any], part: Part, where: str) -> np.ndarray:
+    """The same numbers in another dtype, or UserError."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(dtype)
+        back = cast.astype(array.dtype)
+    if not np.array_equal(back, array, equal_nan=array.dtype.kind == "f"):
+        name = "/".join(("observations", *part.path))
+        raise UserError(
+            f"{name} of {where} holds numbers of {array.dtype} that would change as {dtype}; give all parts of the "
+            "observation space one dtype."
+        )
+    return cast
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ FOLDER                        a Minari dataset
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsuite.data import doctor, formats, minari_store, recipes
+from rlsuite.data import doctor, formats, hdf5, minari_store, recipes
 from rlsuite.data.dataset import Dataset
 from rlsuite.data.names import D4RL_NAME
 from rlsuite.data.recording import Recording
@@ -35,25 +36,52 @@ class Source:
     path: Path | None  # None for a recipe that is not built yet
 
     def recording(self, steps: int | None = None, drop_timeouts: bool = False, dtype: Any = None) -> Recording:
-        """The first `steps` rows of what is stored, in the source's dtypes or `dtype`."""
+        """The first `steps` rows of what is stored, in the source's dtypes or `dtype`.
+
+        Raises UserError for what is damaged. The file of a recipe's dataset is compared with the SHA-256 that its
+        metadata hold before HDF5 opens it.
+        """
         if self.path is None:
             raise UserError(f"{self.name} is not built on this machine; run `rlsuite data make {self.name}`.")
         if self.kind == "d4rl":
             return formats.d4rl_recording(self.path, drop_timeouts).first(steps)
         if self.kind == "npz":
             return formats.npz_recording(self.path, drop_timeouts).first(steps)
+        stored = self._built().get("file_sha256")
+        if stored is not None:
+            try:
+                digest = hdf5.sha256(self.path / "main_data.hdf5")
+            except OSError as error:
+                raise UserError(f"the data of {self.name} cannot be read ({error}); build or copy it again.") from error
+            if digest != stored:
+                raise self._changed()
         recording = minari_store.read_recording(self.path, steps, dtype)
         return formats.as_qlearning(recording) if drop_timeouts else recording
 
     def read(self, steps: int | None = None, drop_timeouts: bool = False) -> Dataset:
-        return self.recording(steps, drop_timeouts, np.float32).dataset()
+        """As `recording`, in float32; where a recipe's dataset is read whole, its content hash is compared."""
+        dataset = self.recording(steps, drop_timeouts, np.float32).dataset()
+        built = self._built()
+        whole = built and not drop_timeouts and len(dataset) == built["total_steps"]
+        if whole and built.get("content_hash") != dataset.content_hash:
+            raise self._changed()
+        return dataset
 
-    def content_hash(self) -> str | None:
-        """The hash that was stored when the dataset was built."""
-        if self.kind != "recipe" or self.path is None:
-            return None
-        stored: str | None = minari_store.read_metadata(self.path).get("rlsuite", {}).get("content_hash")
-        return stored
+    def _built(self) -> dict[str, Any]:
+        """What the build of a recipe noted, wherever the folder lies now, and `total_steps`; {} for other datasets."""
+        if self.path is None or self.kind not in ("recipe", "minari"):
+            return {}
+        metadata = minari_store.read_metadata(self.path)
+        note: dict[str, Any] = metadata.get("rlsuite", {})
+        if self.kind != "recipe" and note.get("recipe") != metadata.get("dataset_id"):
+            return {}
+        return {**note, "total_steps": metadata["total_steps"]}
+
+    def _changed(self) -> UserError:
+        return UserError(
+            f"{self.path} was truncated, damaged or edited since it was built (its SHA-256 differs); "
+            f"build it again with `rlsuite data make {self.name} --force` or copy it again."
+        )
 
 
 def known() -> list[str]:
@@ -102,19 +130,32 @@ def _d4rl_file(name: str) -> Source:
 
 
 def download(name: str) -> Source:
-    """Let Minari fetch a dataset. Raises UserError saying what to do where it cannot."""
+    """Let Minari fetch a dataset. Raises UserError saying what to do where it cannot, within seconds if offline."""
     import minari
 
+    absent = f"{name} is not on this machine and could not be downloaded"
+    twin = f"rlsuite/{name.partition('/')[2]}"
+    instead = f", or use {twin}, which is built here" if twin in recipes.RECIPES else ""
     try:
+        _reach_remote()
         minari.download_dataset(name)
+    except ImportError as error:
+        raise UserError(f"{absent}: Minari needs another package; run `pip install 'minari[hf]'`{instead}.") from error
     except Exception as error:  # Minari's remotes raise what their libraries raise
-        reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
-        raise UserError(
-            f"{name} is not on this machine and could not be downloaded ({reason}); go online (and have "
-            f"`pip install 'minari[hf]'`), copy it to {minari_store.root()}, or check the id: "
-            f"{nearest(name, known())}"
-        ) from error
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        if isinstance(error, ValueError):  # Minari's own answer: there is no such dataset or version
+            raise UserError(f"{absent} ({reason}); check the id: {nearest(name, known())}") from error
+        copy = f"copy it from elsewhere to {minari_store.root() / name}"
+        raise UserError(f"{absent} ({reason}); go online, {copy}{instead}.") from error
     return resolve(name)
+
+
+def _reach_remote() -> None:
+    """One request to the Hugging Face hub, if that is Minari's remote; Minari's own is repeated for half a minute."""
+    remote = os.environ.get("MINARI_REMOTE", "hf://")
+    if remote.startswith("hf://") and importlib.util.find_spec("huggingface_hub"):
+        hub = importlib.import_module("huggingface_hub")
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=10)
 
 
 def load(

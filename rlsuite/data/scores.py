@@ -1,13 +1,14 @@
 """Reference returns and the normalised score 100 * (R - random) / (expert - random).
 
 References belong to an environment and its version, or to a published collection of data; `reference_scores.csv` holds
-them with their provenance. Scores under different references are never comparable, so each carries a label.
+them with their provenance, and `rlsuite.data.behaviour.reference` measures those of our own environments. Scores under
+different references are never comparable, so each carries a label.
 """
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -20,37 +21,56 @@ TABLE = Path(__file__).parent / "reference_scores.csv"
 
 @dataclass(frozen=True)
 class Reference:
-    """Undiscounted returns of a random and of an expert policy, and where they come from."""
+    """Mean undiscounted returns of a random and of an expert policy, and where they come from: one row of the table.
+
+    Standard deviations (population, over episodes), `episodes` and `seed` are None, and texts empty, where the source
+    does not tell.
+    """
 
     label: str  # written beside every score, such as "rlsuite Hopper-v5"
     scope: str  # "environment": data of that environment; "d4rl": D4RL's data of that robot
     key: str  # environment id, or robot
     random: float
+    random_std: float | None
     expert: float
-    random_source: str
-    expert_source: str
+    expert_std: float | None
+    episodes: int | None  # of each policy
+    seed: int | None  # of rlsuite.data.rollout.returns
+    random_policy: str
+    expert_policy: str
+    expert_sha256: str  # of the file that determines the expert
+    versions: str
+    date: str
+    source: str  # who says so, or the command that measures it
 
     def score(self, returns: np.ndarray) -> np.ndarray:
         """100 * (returns - random) / (expert - random), same shape, float64 (D4RL, arXiv:2004.07219)."""
         return 100.0 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
 
 
+def rounded(value: float, like: float | None = None) -> str:
+    """A return in words: two decimals, from 10 on one; a spread has as many as the value that it is `like`."""
+    return f"{value:,.{1 if abs(value if like is None else like) >= 10 else 2}f}"
+
+
+def mean_and_std(mean: float, std: float) -> str:
+    return f"{rounded(mean)} ± {rounded(std, like=mean)}"
+
+
+COLUMNS = tuple(field.name for field in fields(Reference))
+
+
 @cache
 def references() -> tuple[Reference, ...]:
     """All rows of the table."""
-    with TABLE.open(newline="") as file:
-        return tuple(
-            Reference(
-                row["label"],
-                row["scope"],
-                row["key"],
-                float(row["random"]),
-                float(row["expert"]),
-                row["random_source"],
-                row["expert_source"],
-            )
-            for row in csv.DictReader(file)
-        )
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return tuple(_parse(row) for row in csv.DictReader(file))
+
+
+def _parse(row: dict[str, str]) -> Reference:
+    kinds = {"random": float, "expert": float, "random_std": float, "expert_std": float, "episodes": int, "seed": int}
+    values = {key: (kinds[key](row[key]) if row[key] else None) if key in kinds else row[key] for key in COLUMNS}
+    return Reference(**values)  # type: ignore[arg-type]  # by column, as the table has them
 
 
 def reference(env_id: str | None, dataset_name: str | None = None) -> Reference | None:

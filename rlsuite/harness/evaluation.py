@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +16,7 @@ import rlsuite_envs  # noqa: F401 (registers the suite's own environments)
 from rlsuite.errors import UserError
 
 BATCH = 16  # rows of every forward pass; a fixed number, because the last bits of a product depend on its shape
+ROBOTICS = re.compile("Adroit|AntMaze|Fetch|FrankaKitchen|Hand|PointMaze")  # ids of gymnasium-robotics begin so
 
 
 class Policy(Protocol):
@@ -39,13 +42,28 @@ class Episode:
 
 
 def make_env(env_id: str, **kwargs: Any) -> gym.Env:
-    """`gymnasium.make` with a sentence instead of a traceback where the environment cannot be had."""
+    """`gymnasium.make` with flat observations, and a sentence instead of a traceback where that cannot be had.
+
+    Ids may name the module that registers them (`module:Id-v0`); those of gymnasium-robotics need not.
+    """
+    module, _, name = env_id.rpartition(":")
+    if not module and ROBOTICS.match(name) and name not in gym.registry:
+        module = "gymnasium_robotics"
     try:
-        if "mujoco" in str(gym.spec(env_id).entry_point):
+        if module:
+            importlib.import_module(module)
+        if re.search("mujoco|robotics", str(gym.spec(name).entry_point)):
             silence_mujoco()
-        return gym.make(env_id, **kwargs)
+        env = gym.make(name, **kwargs)
     except (gym.error.Error, ImportError, TypeError) as error:
-        raise UserError(f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        if isinstance(error, ImportError) and error.name == "gymnasium_robotics":
+            reason = "run `pip install gymnasium-robotics`"
+        raise UserError(f"the environment '{env_id}' cannot be made: {reason}") from error
+    space = env.observation_space
+    is_picture = space.dtype == np.uint8
+    is_block = isinstance(space, gym.spaces.Box) and len(space.shape) != 1 and not is_picture
+    return gym.wrappers.FlattenObservation(env) if is_block or isinstance(space, gym.spaces.Dict) else env
 
 
 @cache

@@ -123,16 +123,20 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """(B, in) -> (B, out). `frozen` lets gradients through to x only, which saves those of the weights."""
         # In the order of registration: weight, bias, weight, ... `parameters()` would cost as much as a small layer.
-        parameters: list[Tensor] = list(self._parameters.values())  # type: ignore[arg-type]
-        if frozen:
-            parameters = [p.detach() for p in parameters]
-        if x.device.type == "cpu" and backend() == "onednn":
-            if not torch.is_grad_enabled():
-                return forward(x, parameters)[1]
-            output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
-            return output
-        for i in range(0, len(parameters), 2):
-            x = functional.linear(x, parameters[i], parameters[i + 1])
-            if i + 2 < len(parameters):
-                x = torch.relu(x)
-        return x
+        return mlp(x, list(self._parameters.values()), frozen)  # type: ignore[arg-type]
+
+
+def mlp(x: Tensor, parameters: Sequence[Tensor], frozen: bool = False) -> Tensor:
+    """`MLP` with any weight (out, in), bias (out,), weight, ...: (B, in) -> (B, out)."""
+    if frozen:
+        parameters = [p.detach() for p in parameters]
+    if x.device.type == "cpu" and backend() == "onednn":
+        if not torch.is_grad_enabled():
+            return forward(x, parameters)[1]
+        output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
+        return output
+    for i in range(0, len(parameters), 2):
+        x = functional.linear(x, parameters[i], parameters[i + 1])
+        if i + 2 < len(parameters):
+            x = torch.relu(x)
+    return x

@@ -25,8 +25,8 @@ def test_plain_lines(cells: tuple[Cell, ...], capsys: pytest.CaptureFixture[str]
         progress.started(cells[1], 0)
         progress.started(cells[2], 40)
         progress.refresh([View(cells[1], 10, 100, 5.0, 2.0), View(cells[2], 40, 100, None, 2.0)], 0)
-        progress.settled(cells[1], "finished", "", 61.0, 33.33)
-        progress.settled(cells[2], "crashed", "ValueError: no", 3.0, None)
+        progress.settled(cells[1], "finished", "", 61.0, "score 33.3")
+        progress.settled(cells[2], "crashed", "ValueError: no", 3.0, "")
         progress.refresh([], 1)
     assert capsys.readouterr().out.splitlines() == [
         "1 of 3 cells were finished before",

@@ -53,6 +53,7 @@ INJECTIONS: list[tuple[str, Callable[[Dataset], Dataset], str, str, int | None]]
     ("error", lambda d: replace(d, observations=d.observations[:, 1:]), "shapes", "next_observations (16, 11)", None),
     ("error", lambda d: replace(d, rewards=d.rewards.double()), "dtypes", "rewards have dtype torch.float64", None),
     ("error", lambda d: replace(d, terminations=d.terminations.float()), "dtypes", "not torch.bool", None),
+    ("error", lambda d: replace(d, truncations=(7 * d.truncations.byte()).view(torch.bool)), "dtypes", "than 0", None),
     ("error", lambda d: replace(d, episode_starts=torch.tensor([0, 6, 5])), "episodes", "do not rise", None),
     ("error", lambda d: replace(d, episode_starts=torch.tensor([1, 5])), "episodes", "do not rise", None),
     ("error", lambda d: replace(d, action_low=-np.ones(2), action_high=np.ones(2)), "bounds", "3 dimensions", None),
@@ -144,7 +145,9 @@ def test_stored_arrays_are_compared_with_their_hash() -> None:
     metadata = json.loads(file.read_text())
     metadata["rlsuite"]["content_hash"] = 64 * "0"
     file.write_text(json.dumps(metadata))
-    assert [f.check for f in doctor.examine("rlsuite/hopper/random-v0") if f.severity == "defect"] == ["hash"]
+    findings = doctor.examine("rlsuite/hopper/random-v0")
+    assert [finding.check for finding in findings] == ["readable"]
+    assert "SHA-256 differs" in findings[0].message
 
 
 def test_the_cheap_part_is_cheap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -227,6 +228,36 @@ def test_d4rl_reader_sees_our_files_as_d4rl_does(tmp_path: Path, recording: Reco
     assert np.array_equal(got.next_observations.numpy(), expected["next_observations"].astype(np.float32))
 
 
+def test_the_seal_is_the_hash_of_what_hdf5_readers_see(tmp_path: Path, recording: Recording) -> None:
+    path = tmp_path / "a.hdf5"
+    formats.write_d4rl(recording, path)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content[512:]).hexdigest()
+    assert content[:512] == f"rlsuite sha256 {digest}\n".encode().ljust(512, b"\0")
+    with h5py.File(path) as file:
+        assert file.userblock_size == 512
+        assert {"observations", "actions", "rewards", "terminals", "timeouts"} < set(file)
+    with h5py.File(path, "r+") as file:
+        file["rewards"][3] += 1
+    with pytest.raises(UserError, match="edited since rlsuite wrote it"):
+        formats.read_d4rl(path)
+
+
+def test_arrays_that_were_changed_under_our_header_are_refused(tmp_path: Path, recording: Recording) -> None:
+    formats.write_npz(recording, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "same.npz", **dict(reversed(arrays.items())))
+    assert_same(formats.npz_recording(tmp_path / "same.npz"), replace(recording, name="same.npz"))
+    arrays["rewards"] = arrays["rewards"] + 1
+    np.savez(tmp_path / "changed.npz", **arrays)
+    with pytest.raises(UserError, match="not those that rlsuite wrote"):
+        formats.read_npz(tmp_path / "changed.npz")
+    del arrays[formats.HEADER]
+    np.savez(tmp_path / "theirs.npz", **arrays)
+    assert formats.read_npz(tmp_path / "theirs.npz").rewards.tolist() == (recording.rewards + 1).astype("f4").tolist()
+
+
 # Minari
 
 
@@ -378,6 +409,9 @@ def test_an_npz_that_holds_a_pickle_is_never_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", allow_pickle=True, **columns)  # writing the trap; nothing of ours reads one
     with pytest.raises(UserError, match="pickle"):
         formats.read_npz(tmp_path / "a.npz")
+    columns["infos"], columns["rewards"] = columns["rewards"], np.zeros(4)
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **columns)
+    assert len(formats.read_npz(tmp_path / "a.npz")) == 4  # nor where nobody asks for it
 
 
 class Bomb:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import minari
 import pytest
 
@@ -38,11 +40,31 @@ def test_every_kind_of_name(tmp_path: Path, recording: Recording) -> None:
         assert len(data.load(name, drop_timeouts=True)) == 13
 
 
+def test_a_recipe_that_was_changed_is_refused_wherever_it_lies(tmp_path: Path) -> None:
+    name = "rlsuite/hopper/random-v0"
+    content_hash = data.load(name, steps=100).content_hash
+    copy = tmp_path / "copy"
+    shutil.copytree(minari_store.root() / name, copy)
+    assert data.load(str(copy)).content_hash == content_hash
+    assert data.load(str(copy), steps=50).content_hash == data.load(name, steps=50).content_hash
+    file = copy / "data/main_data.hdf5"
+    with h5py.File(file, "r+") as hdf5:
+        hdf5["episode_0/rewards"][0] += 1
+    for steps in (None, 50):
+        with pytest.raises(UserError, match="edited since it was built"):
+            data.load(str(copy), steps=steps)
+    with pytest.raises(UserError, match="edited since it was built"):
+        registry.resolve(str(copy)).recording()
+    file.write_bytes(b"not HDF5")
+    with pytest.raises(UserError, match="edited since it was built"):
+        data.load(str(copy))
+
+
 def test_unknown_names_get_the_nearest() -> None:
     for name in ("rlsuite/hopper/medum-v0", "rlsuite/hoper/medium-v0"):
         with pytest.raises(UserError, match="did you mean 'rlsuite/hopper/medium-v0'"):
             data.load(name)
-    with pytest.raises(UserError, match="known: rlsuite/hopper/medium-v0, rlsuite/hopper/random-v0"):
+    with pytest.raises(UserError, match=r"known: .*rlsuite/hopper/medium-v0, rlsuite/hopper/random-v0"):
         data.load("zzz")
 
 
@@ -62,6 +84,7 @@ def test_without_a_network_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -
     def offline(*arguments: Any, **options: Any) -> None:
         raise ConnectionError("Network is unreachable\nand more")
 
+    monkeypatch.setattr(registry, "_reach_remote", lambda: None)
     monkeypatch.setattr(minari, "download_dataset", offline)
     with pytest.raises(UserError, match="Network is unreachable") as error:
         data.load("mujoco/hopper/medium-v0")
@@ -70,6 +93,7 @@ def test_without_a_network_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_download_is_used(monkeypatch: pytest.MonkeyPatch, recording: Recording) -> None:
+    monkeypatch.setattr(registry, "_reach_remote", lambda: None)
     monkeypatch.setattr(minari, "download_dataset", lambda name: formats.write_minari(recording, name))
     assert len(data.load("mujoco/hopper/medium-v0")) == 16
     assert registry.resolve("mujoco/hopper/medium-v0").kind == "minari"
