@@ -111,7 +111,7 @@ def _maze(name: str, seed: int) -> Recipe:
         seed,
         "A controller walks between random cells that are near to each other; no episode leads from the start of the "
         "evaluation to its goal, so they must be stitched. Reward 1 at the goal, else 0.",
-        requirements=("gymnasium", "mujoco", "gymnasium-robotics"),
+        requirements=("rlsuite", "gymnasium", "mujoco", "gymnasium-robotics"),
     )
 
 
@@ -226,7 +226,7 @@ def _note(recipe: Recipe, spool: Spool, steps: int, parts: Contribution, data: P
 
 
 def _versions(recipe: Recipe) -> dict[str, str]:
-    return {name: _version(name) for name in ("rlsuite", *recipe.requirements, "numpy")}
+    return {name: _version(name) for name in dict.fromkeys(("rlsuite", *recipe.requirements, "numpy"))}
 
 
 def _version(package: str) -> str:
@@ -239,7 +239,10 @@ def _version(package: str) -> str:
 
 
 def _spaces(env_id: str) -> tuple[Space, Space]:
-    env = gym.make(env_id)
+    try:
+        env = gym.make(env_id)
+    except (gym.error.Error, ImportError) as error:
+        raise UserError(f"the environment {env_id} cannot be made ({' '.join(str(error).split())}).") from error
     spaces = []
     for space in (env.observation_space, env.action_space):
         assert isinstance(space, gym.spaces.Box) and len(space.shape) == 1

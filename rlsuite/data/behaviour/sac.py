@@ -23,6 +23,7 @@ class FastSAC(SAC):
         targets: list[Tensor] = list(self.critic_target.parameters())
         assert self.replay_buffer is not None
         assert self.log_ent_coef is not None and self.ent_coef_optimizer is not None
+        assert isinstance(self.target_entropy, float)
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             observations, next_observations = batch.observations.float(), batch.next_observations.float()
