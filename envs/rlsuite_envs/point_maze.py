@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,9 @@ class PointMaze(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
     def __init__(self, maze: str = "umaze", render_mode: str | None = None) -> None:
         """Raises ImportError without gymnasium-robotics."""
         try:
-            from gymnasium_robotics.envs.maze import maps
-            from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
+            with contextlib.redirect_stderr(io.StringIO()):  # on import it announces changes of other environments
+                from gymnasium_robotics.envs.maze import maps
+                from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
         except ImportError as error:
             raise ImportError(
                 "PointMaze is made of gymnasium-robotics; install it with `pip install gymnasium-robotics`."

@@ -403,6 +403,20 @@ def test_minari_metadata_that_promise_too_much(recording: Recording) -> None:
         formats.read_minari("test/sample-v0")
 
 
+def test_an_npz_whose_header_lies(tmp_path: Path) -> None:
+    """numpy itself reads half of the bytes, and so never comes to the checksum."""
+    columns = numbered(5000, terminals=[4999]) | {"rewards": np.ones(5000)}
+    np.savez(tmp_path / "a.npz", **columns)
+    content = (tmp_path / "a.npz").read_bytes()
+    assert content.count(b"'<f8'") == 1
+    (tmp_path / "a.npz").write_bytes(content.replace(b"'<f8'", b"'<f4'"))
+    with np.load(tmp_path / "a.npz") as file:
+        assert file["rewards"].shape == (5000,)
+    with pytest.raises(UserError, match="CRC") as error:
+        formats.read_npz(tmp_path / "a.npz")
+    one_sentence(error, tmp_path / "a.npz")
+
+
 def test_an_npz_that_holds_a_pickle_is_never_opened(tmp_path: Path) -> None:
     columns = numbered(4, terminals=[3])
     columns["rewards"] = np.array([Bomb(), 1, 2, 3], dtype=object)
