@@ -48,6 +48,7 @@ class Part:
     steps: int
     episodes: int
     measured: str  # what the policy returned when it was measured, in words; "-" where nobody did
+    d4rl: str  # the same normalised by D4RL's constants; "-" where they have none for the robot
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,23 +180,29 @@ def _parts(note: Mapping[str, Any], env_id: str | None, steps: int, episodes: in
             str(part["behaviour"]),
             int(part["steps"]),
             int(part["episodes"]),
-            _measured(part["behaviour"], env_id) if same else "-",
+            *(_measured(part["behaviour"], env_id) if same else ("-", "-")),
         )
         for part in listed or ()
     )
 
 
-def _measured(behaviour: str, env_id: str | None) -> str:
-    """What a behaviour returned when it was measured: from its record, or from the reference for uniform actions."""
+def _measured(behaviour: str, env_id: str | None) -> tuple[str, str]:
+    """`Part.measured` and `Part.d4rl`: from a behaviour's record, or from the reference for uniform actions."""
     if behaviour == "uniform":
         found = scores.reference(env_id)
-        return "-" if found is None else mean_and_std(found.random, found.random_std or 0)
-    name, _, index = behaviour.partition("/")
-    measured = read_json(BEHAVIOUR / f"{name}.json").get("measured")
-    if not measured:
-        return "-"
-    record = (measured[int(index)] if index else measured)["stochastic"]
-    return mean_and_std(record["mean"], record["std"])
+        if found is None:
+            return "-", "-"
+        mean, std = found.random, found.random_std or 0
+    else:
+        name, _, index = behaviour.partition("/")
+        measured = read_json(BEHAVIOUR / f"{name}.json").get("measured")
+        if not measured:
+            return "-", "-"
+        record = (measured[int(index)] if index else measured)["stochastic"]
+        mean, std = record["mean"], record["std"]
+    robot = (env_id or "").partition("-")[0].lower()
+    constants = next((r for r in scores.references() if r.scope == "d4rl" and r.key == robot), None)
+    return mean_and_std(mean, std), "-" if constants is None else f"{constants.score(mean):.1f}"
 
 
 def _streams(parts: Sequence[Part], lengths: np.ndarray) -> np.ndarray | None:
@@ -259,7 +266,7 @@ def histogram(returns: np.ndarray, block: str, bins: int = 10, width: int = 30) 
     ]
 
 
-PART_HEADER = ("behaviour", "transitions", "episodes", "return here", "measured")
+PART_HEADER = ("behaviour", "transitions", "episodes", "return here", "measured", "D4RL-normalised")
 
 
 def part_rows(card: Card) -> list[tuple[str, ...]]:
@@ -274,6 +281,7 @@ def part_rows(card: Card) -> list[tuple[str, ...]]:
                 f"{part.episodes:,} ({part.episodes / len(card.returns):.1%})",
                 mean_and_std(here.mean(), here.std()) if len(here) else "-",
                 part.measured,
+                part.d4rl,
             )
         )
     return rows
@@ -287,7 +295,11 @@ def markdown(card: Card) -> str:
     lines += [*_table(("", ""), told), "", f"![returns and states]({quote(card.stem)}.png)", "", _COVERAGE, ""]
     if card.parts:
         lines += ["## Behaviour", "", *_table(PART_HEADER, part_rows(card)), ""]
-        lines += ["Returns: mean ± standard deviation; measured: over 100 other episodes, actions sampled as here.", ""]
+        lines += [
+            "Returns: mean ± standard deviation; measured: over 100 other episodes, actions sampled as here. The last "
+            "column is the measured mean under D4RL's constants for the robot, whose simulator was an older one.",
+            "",
+        ]
     if card.rebuild is not None:
         lines += ["## Rebuild", "", f"    {card.rebuild}", ""]
         lines += ["With the versions above, and on the same class of processor, this gives the content hash above.", ""]

@@ -43,7 +43,7 @@ class Reference:
     date: str
     source: str  # who says so, or the command that measures it
 
-    def score(self, returns: np.ndarray) -> np.ndarray:
+    def score(self, returns: np.ndarray | float) -> np.ndarray:
         """100 * (returns - random) / (expert - random), same shape, float64 (D4RL, arXiv:2004.07219)."""
         return 100.0 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
 

@@ -163,8 +163,10 @@ def test_the_turns_are_those_of_the_build(recipe: str) -> None:
     card = cards.card(recording.dataset(), recording.header.metadata)
     assert card.streams is not None
     for row in cards.part_rows(card):
-        (here, _), (policy, spread) = ((float(x.replace(",", "")) for x in cell.split(" ± ")) for cell in row[3:])
+        (here, _), (policy, spread) = ((float(x.replace(",", "")) for x in cell.split(" ± ")) for cell in row[3:5])
         assert abs(here - policy) < 2.5 * spread + 30, row
+        d4rl = 100 * (policy + 20.272305) / (3234.3 + 20.272305)  # D4RL d4rl/infos.py
+        assert float(row[5]) == pytest.approx(d4rl, abs=0.1)
 
 
 def test_histogram() -> None:
