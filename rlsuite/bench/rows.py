@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from rlsuite.data.files import read_json, write_atomic
+from rlsuite.data.scores import reference
 from rlsuite.errors import UserError
 
 Row = dict[str, Any]
@@ -70,7 +71,8 @@ def collect(results: Path, cells: Iterable[str] | None = None) -> Path:
 
     `cells` are folder names below `results/cells`; by default those that `results/manifest.json` lists, or where it
     lists none every folder but hidden ones. A finished cell gives its evaluation rows, any other cell one row with a
-    status. The file is a pure function of the cells. Raises UserError naming file and line where a row is incomplete.
+    status. The file is a pure function of the cells and the reference scores. Raises UserError naming file and line
+    where a row is incomplete.
     """
     results = Path(results)
     root = results / CELLS_FOLDER
@@ -126,7 +128,16 @@ def _episodes(path: Path) -> Iterator[Row]:
             raise UserError(f"{where}: this is not a JSON row ({error}); run the cell again.") from error
         if not isinstance(raw, dict):
             raise UserError(f"{where}: this is not a JSON row with named fields; run the cell again.")
-        yield check(raw, where)
+        yield _scored(check(raw, where))
+
+
+def _scored(row: Row) -> Row:
+    """The row, with a score if its environment got a reference only after the run was made."""
+    if row["status"] == "ok" and row["score"] is None:
+        found = reference(row["env"], row["dataset"])
+        if found is not None:
+            return row | {"score": float(found.score(row["return"])), "score_reference": found.label}
+    return row
 
 
 def _failure(cell: Path, status: Mapping[str, Any], state: str, message: str) -> Row:

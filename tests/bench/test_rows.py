@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rlsuite.bench import rows
@@ -201,6 +202,20 @@ def test_collect_refuses_an_incomplete_row(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluations.jsonl:2: the field 'episode_seed' is missing"):
         rows.collect(tmp_path)
     assert not (tmp_path / "rows.csv").exists()
+
+
+def test_a_reference_that_came_later_scores_the_rows(tmp_path: Path) -> None:
+    unscored = ROW | {"score": None, "score_reference": "", "return": 18.4}
+    unknown = unscored | {"env": "rlsuite/LineWorld-v0", "task": "line", "dataset": "line.npz", "run_id": "1"}
+    make_cell(tmp_path, "bc-hopper-s0-00000000", [unscored], {"status": "finished"})
+    make_cell(tmp_path, "bc-line-s0-11111111", [unknown], {"status": "finished"})
+    frame = rows.read(rows.collect(tmp_path)).set_index("env")
+    assert frame.loc["Hopper-v5", "score"] == pytest.approx(0, abs=0.01)  # the random policy's return
+    assert frame.loc["Hopper-v5", "score_reference"] == "rlsuite Hopper-v5"
+    assert (
+        pd.isna(frame.loc["rlsuite/LineWorld-v0", "score"])
+        and frame.loc["rlsuite/LineWorld-v0", "score_reference"] == ""
+    )
 
 
 def test_write_atomic_leaves_nothing_behind(tmp_path: Path) -> None:
