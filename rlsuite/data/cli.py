@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     make.add_argument("name", metavar="NAME", help="such as rlsuite/hopper/medium-v0")
     make.add_argument("--steps", type=_positive, metavar="N", help="transitions (default: the recipe's size)")
     make.add_argument("--jobs", type=_positive, metavar="K", help="processes (default: all CPUs)")
-    make.add_argument("--force", action="store_true", help="build again even if it is there")
+    make.add_argument("--force", action="store_true", help="build or download again even if it is there")
     doctor = leaf("doctor", _doctor, "check a dataset; exit code 1 if something is wrong with it")
     doctor.add_argument("name", metavar="NAME_OR_PATH", help=name_help)
     convert = leaf("convert", _convert, "write a dataset in another format, bit for bit")
@@ -232,8 +232,8 @@ def _make(arguments: argparse.Namespace) -> int:
         with build_progress(recipe.id) as progress:
             built = recipes.build(recipe, arguments.steps, arguments.jobs, progress, arguments.force)
         source = registry.resolve(arguments.name)
-    elif source.path is None:
-        source, built = registry.download(arguments.name), True
+    elif source.path is None or (arguments.force and source.kind == "minari" and minari_store.is_id(arguments.name)):
+        source, built = registry.download(arguments.name, arguments.force), True
     elif source.kind != "minari":
         raise UserError(f"{arguments.name} is a file, so there is nothing to make; see `rlsuite data show`.")
     else:

@@ -129,8 +129,11 @@ def _d4rl_file(name: str) -> Source:
     return Source(name, "d4rl", file)
 
 
-def download(name: str) -> Source:
-    """Let Minari fetch a dataset. Raises UserError saying what to do where it cannot, within seconds if offline."""
+def download(name: str, force: bool = False) -> Source:
+    """Let Minari fetch a dataset, with `force` also in place of one that is there (cut short, for example).
+
+    Raises UserError saying what to do where it cannot, within seconds if offline.
+    """
     import minari
 
     absent = f"{name} is not on this machine and could not be downloaded"
@@ -138,7 +141,7 @@ def download(name: str) -> Source:
     instead = f", or use {twin}, which is built here" if twin in recipes.RECIPES else ""
     try:
         _reach_remote()
-        minari.download_dataset(name)
+        minari.download_dataset(name, force_download=force)
     except ImportError as error:
         raise UserError(f"{absent}: Minari needs another package; run `pip install 'minari[hf]'`{instead}.") from error
     except Exception as error:  # Minari's remotes raise what their libraries raise

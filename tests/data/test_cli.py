@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import minari
 import numpy as np
 import pytest
 
@@ -174,6 +175,26 @@ def test_make_knows_foreign_data(run: Run, recording: Recording) -> None:
     _, out = run("make", "test/sample-v0")
     for expected in ("already there", "16", "4", data.load("test/sample-v0").content_hash):
         assert expected in out
+
+
+def test_a_damaged_download_is_fetched_again(
+    run: Run, recording: Recording, monkeypatch: pytest.MonkeyPatch, minari_root: Path
+) -> None:
+    formats.write_minari(recording, "mujoco/sample-v0")
+    data_file = minari_root / "mujoco/sample-v0/data/main_data.hdf5"
+    whole = data_file.read_bytes()
+    data_file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="cannot be read"):
+        run("make", "mujoco/sample-v0")
+
+    def fetch(name: str, force_download: bool) -> None:
+        assert force_download
+        data_file.write_bytes(whole)
+
+    monkeypatch.setattr(registry, "_reach_remote", lambda: None)
+    monkeypatch.setattr(minari, "download_dataset", fetch)
+    _, out = run("make", "mujoco/sample-v0", "--force")
+    assert "written now" in out and data.load("mujoco/sample-v0").content_hash in out
 
 
 def test_scores_table(run: Run) -> None:

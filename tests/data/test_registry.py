@@ -94,7 +94,7 @@ def test_without_a_network_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_download_is_used(monkeypatch: pytest.MonkeyPatch, recording: Recording) -> None:
     monkeypatch.setattr(registry, "_reach_remote", lambda: None)
-    monkeypatch.setattr(minari, "download_dataset", lambda name: formats.write_minari(recording, name))
+    monkeypatch.setattr(minari, "download_dataset", lambda name, **_: formats.write_minari(recording, name))
     assert len(data.load("mujoco/hopper/medium-v0")) == 16
     assert registry.resolve("mujoco/hopper/medium-v0").kind == "minari"
 
