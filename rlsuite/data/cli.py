@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     show = leaf("show", _show, "what a dataset holds and where it comes from")
     show.add_argument("names", metavar="NAME", nargs="+", help=name_help)
     show.add_argument("--card", metavar="FOLDER", type=Path, help="write Markdown and a picture there instead")
-    make = leaf("make", _make, "build a recipe's dataset, or let Minari download one")
+    make = leaf("make", _make, "build a recipe's dataset, continuing an interrupted build, or let Minari download one")
     make.add_argument("name", metavar="NAME", help="such as rlsuite/hopper/medium-v0")
     make.add_argument("--steps", type=_positive, metavar="N", help="transitions (default: the recipe's size)")
     make.add_argument("--jobs", type=_positive, metavar="K", help="processes (default: all CPUs)")

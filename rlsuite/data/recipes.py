@@ -146,8 +146,8 @@ def stored_steps(recipe: Recipe) -> int:
     if folder(recipe.id) is None:
         return 0
     metadata = read_metadata(recipe.id)
-    note = metadata.get("rlsuite")
-    if not isinstance(note, dict) or {key: note.get(key) for key in recipe.identity()} != recipe.identity():
+    note = metadata.get("rlsuite", {})
+    if {key: note.get(key) for key in recipe.identity()} != recipe.identity():
         raise UserError(
             f"the stored {recipe.id} was not built by this version's recipe; "
             f"rebuild it with `rlsuite data make {recipe.id} --force` or load it by its folder."
