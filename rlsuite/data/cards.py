@@ -202,7 +202,7 @@ def _measured(behaviour: str, env_id: str | None) -> tuple[str, str]:
         mean, std = record["mean"], record["std"]
     robot = (env_id or "").partition("-")[0].lower()
     constants = next((r for r in scores.references() if r.scope == "d4rl" and r.key == robot), None)
-    return mean_and_std(mean, std), "-" if constants is None else f"{constants.score(mean):.1f}"
+    return mean_and_std(mean, std), "-" if constants is None else _tenths(constants.score(mean))
 
 
 def _streams(parts: Sequence[Part], lengths: np.ndarray) -> np.ndarray | None:
@@ -234,7 +234,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
     if reference is None:
         pairs += [("score", "none, no reference returns are known for these data")]
     else:
-        pairs += [("score", f"mean {reference.score(returns).mean():.1f} (reference: {reference.label})")]
+        pairs += [("score", f"mean {_tenths(reference.score(returns).mean())} (reference: {reference.label})")]
     pairs += [
         ("state coverage", f"{card.coverage:.1f} bits"),
         ("observations", _numbers(card.observation_dim)),
@@ -246,6 +246,10 @@ def facts(card: Card) -> list[tuple[str, str]]:
     if card.rebuild is not None:
         pairs += [("rebuild", card.rebuild)]
     return [pair for pair in pairs if pair[1]]
+
+
+def _tenths(score: float | np.ndarray) -> str:
+    return f"{round(float(score), 1) + 0.0:.1f}"  # no "-0.0"
 
 
 def _span(low: float, high: float) -> str:
@@ -316,7 +320,7 @@ def index(cards: Sequence[Card], old: str = "") -> str:
     rows = {line.split("](")[0]: line for line in old.splitlines() if line.startswith("| [")}
     for card in cards:
         reference = card.reference
-        score = "-" if reference is None else f"{reference.score(card.returns).mean():.1f}"
+        score = "-" if reference is None else _tenths(reference.score(card.returns).mean())
         cells = (
             f"[{card.name}]({quote(card.stem)}.md)",
             card.env_id or "unknown",
