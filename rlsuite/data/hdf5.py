@@ -32,44 +32,53 @@ class GuardedFile:
     def __init__(self, raw: io.FileIO) -> None:
         self.raw = raw
         self.error: OSError | None = None
+        self.position = 0  # kept here, because the system calls of `raw` would each let go of the interpreter's lock
 
     def check(self) -> None:
         if self.error is not None:
             raise self.error
 
     def write(self, data: bytes | memoryview) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        end = self.raw.tell() + size
+        rest, start = memoryview(data).cast("B"), self.position
+        self.position += len(rest)
         try:
             while self.error is None and len(rest):
-                rest = rest[self.raw.write(rest) :]
+                done = os.pwrite(self.raw.fileno(), rest, start)
+                rest, start = rest[done:], start + done
         except OSError as error:
             self.error = error
-        self.raw.seek(end)
-        return size
+        return len(data)
 
     def readinto(self, buffer: memoryview) -> int:
         whole = memoryview(buffer).cast("B")
-        count = self.raw.readinto(whole)
+        count = os.preadv(self.raw.fileno(), [whole], self.position)
         whole[count:] = bytes(len(whole) - count)  # what was dropped reads as zeros
+        self.position += len(whole)
         return len(whole)
 
     def read(self, size: int = -1) -> bytes:
-        return self.raw.read(size)
+        data = self.raw.read(size) if size < 0 else os.pread(self.raw.fileno(), size, self.position)
+        self.position += len(data)
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self.raw.seek(offset, whence)
+        if whence == os.SEEK_END:
+            offset += os.fstat(self.raw.fileno()).st_size
+        elif whence == os.SEEK_CUR:
+            offset += self.position
+        self.position = offset
+        return offset
 
     def tell(self) -> int:
-        return self.raw.tell()
+        return self.position
 
     def truncate(self, size: int | None = None) -> int:
+        size = self.position if size is None else size
         try:
             return self.raw.truncate(size)
         except OSError as error:
             self.error = self.error or error
-            return size or 0
+            return size
 
     def flush(self) -> None:
         self.raw.flush()

@@ -75,6 +75,8 @@ class Spool:
 
     def __init__(self, path: Path, identity: Mapping[str, Any], header: Header) -> None:
         self.path, self.spaces = path, (header.observation_space, header.action_space)
+        self._index: list[tuple[int, Head]] = []  # where the arrays of each episode begin
+        self._end = 0
         first = (json.dumps(identity, sort_keys=True) + "\n").encode()
         try:
             self._file = path.open("a+b")
@@ -87,54 +89,72 @@ class Spool:
             raise cannot_write(path, error) from error
 
     def frames(self) -> Iterator[Frame]:
-        """What is stored. Whatever a kill left half-written at the end is cut off."""
+        """What is stored, once. Whatever a kill left half-written at the end is cut off."""
         with self.path.open("rb") as file:
             file.readline()
             while True:
-                end = file.tell()
+                self._end = file.tell()
                 frame = read_frame(file, *self.spaces)
                 if frame is None:
                     break
+                self._index.append((self._end + HEAD.size, frame.head))
                 yield frame
-        if self.path.stat().st_size > end:
-            os.truncate(self.path, end)
+        if self.path.stat().st_size > self._end:
+            os.truncate(self.path, self._end)
 
     def append(self, frame: Frame) -> None:
+        """After all that is stored has been read."""
+        self._index.append((self._end + HEAD.size, frame.head))
         self._file.write(HEAD.pack(*frame.head))
         self._file.write(frame.body)
-
-    def episodes(self, steps: int) -> Iterator[Episode]:
-        """The first `steps` transitions as episodes, the last one cut."""
-        left = steps
-        for frame in self.frames():
-            length = min(frame.head.length, left)
-            yield frame.episode(*self.spaces, length)
-            left -= length
-            if not left:
-                return
+        self._end += HEAD.size + len(frame.body)
 
     def content_hash(self, steps: int) -> str:
         """`Dataset.content_hash` of the first `steps` transitions in float32, with one episode in memory at a time."""
         self._file.flush()
-        lengths = [len(episode.rewards) for episode in self.episodes(steps)]
-        starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
+        lengths = np.array([head.length for _, head in self._index])
+        ends = np.cumsum(lengths)
+        count = int(np.searchsorted(ends, steps)) + 1
+        heads = [head for _, head in self._index[:count]]
+        cut = ends[count - 1] > steps
+        terminations, truncations = np.zeros((2, steps), bool)
+        last = np.minimum(ends[:count], steps) - 1
+        terminations[last] = [head.terminated for head in heads]
+        truncations[last] = [head.truncated for head in heads]
+        if cut:
+            terminations[-1], truncations[-1] = False, True
+        whole = {
+            "terminations": terminations,
+            "truncations": truncations,
+            "episode_starts": np.append(0, ends[: count - 1]).astype(np.int64),
+        }
         widths = {"observations": self.spaces[0].dim, "actions": self.spaces[1].dim}
         widths["next_observations"] = widths["observations"]
         digest = hashlib.sha256()
         for key in ARRAYS:
-            if key == "episode_starts":
-                digest.update(array_head(key, starts.dtype, starts.shape) + starts.tobytes())
+            if key in whole:
+                digest.update(array_head(key, whole[key].dtype, whole[key].shape) + whole[key].tobytes())
                 continue
-            dtype = np.dtype(np.bool_ if key in ("terminations", "truncations") else np.float32)
             shape = (steps, widths[key]) if key in widths else (steps,)
-            digest.update(array_head(key, dtype, shape))
-            for episode in self.episodes(steps):
-                if key == "next_observations":
-                    rows = episode.observations[1:]
-                else:
-                    rows = getattr(episode, key)[: len(episode.rewards)]
-                digest.update(rows.astype(dtype).tobytes())
+            digest.update(array_head(key, np.dtype(np.float32), shape))
+            for (offset, head), end in zip(self._index[:count], ends.tolist(), strict=False):
+                rows = self._rows(key, offset, head.length, head.length - max(end - steps, 0))
+                digest.update(rows.astype(np.float32).tobytes())
         return digest.hexdigest()
+
+    def _rows(self, key: str, offset: int, length: int, keep: int) -> np.ndarray:
+        """The first `keep` rows of one array, flat, of an episode of `length` steps that begins at `offset`."""
+        observations, actions = self.spaces
+        width, dtype = observations.dim, np.dtype(observations.dtype)
+        if key == "next_observations":
+            offset += width * dtype.itemsize
+        elif key != "observations":
+            offset += (length + 1) * width * dtype.itemsize
+            width, dtype = actions.dim, np.dtype(actions.dtype)
+            if key == "rewards":
+                offset += length * width * dtype.itemsize
+                width, dtype = 1, np.dtype(np.float64)
+        return np.frombuffer(os.pread(self._file.fileno(), keep * width * dtype.itemsize, offset), dtype)
 
     def __enter__(self) -> Spool:
         return self

@@ -105,7 +105,7 @@ class Worker:
 class Crew:
     """All workers of a build. A context: on leaving it they are gone."""
 
-    AHEAD = 2000  # steps that a worker has been asked for, so that it need not wait for this process
+    AHEAD = 4000  # steps that a worker is asked for, again when half is done, so that it need not wait for this process
     REQUESTS = 256  # and episodes
 
     def __init__(self, arguments: Mapping[str, Any], spaces: tuple[Space, Space], jobs: int, steps: int) -> None:
@@ -131,13 +131,13 @@ class Crew:
         """
         self._asked = list(parts.episodes)
         ready: dict[tuple[int, int], Frame] = {}
+        self._plan(parts)
         while True:
             stream = parts.turn()
             wanted = stream, parts.episodes[stream]
             while wanted not in ready:
                 if self._asked[stream] == wanted[1]:
                     self._ask(min(self._workers, key=lambda worker: len(worker.asked)), stream)
-                self._plan(parts)
                 worker, frame = self._answers.get()
                 if frame is None:
                     raise UserError(
@@ -149,6 +149,8 @@ class Crew:
                 ready[key] = frame
                 steps, episodes = self._lengths[key[0]]
                 self._lengths[key[0]] = steps + frame.head.length, episodes + 1
+                if len(worker.asked) < 2 or len(worker.asked) * steps <= episodes * self.AHEAD // 2:
+                    self._plan(parts)
             yield ready.pop(wanted)
 
     def _ask(self, worker: Worker, stream: int) -> None:
