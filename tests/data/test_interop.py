@@ -573,7 +573,7 @@ def test_offline_it_does_not_try_for_long(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append((url, timeout))
         raise ConnectionError("[Errno -2] Name or service not known")
 
-    def download(name: str) -> None:
+    def download(name: str, **_: bool) -> None:
         raise AssertionError("Minari was asked, which retries for half a minute")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(head))
@@ -587,15 +587,15 @@ def test_offline_it_does_not_try_for_long(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_online_minari_is_asked(monkeypatch: pytest.MonkeyPatch, recording: Recording) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub(lambda url, timeout: None))
-    monkeypatch.setattr(minari, "download_dataset", lambda name: formats.write_minari(recording, name))
+    monkeypatch.setattr(minari, "download_dataset", lambda name, **_: formats.write_minari(recording, name))
     assert len(data.load("mujoco/hopper/medium-v0")) == 16
 
 
 def test_an_unknown_id_and_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(name: str) -> None:
+    def unknown(name: str, **_: bool) -> None:
         raise ValueError(f"Couldn't find any version for dataset {name}")
 
-    def missing(name: str) -> None:
+    def missing(name: str, **_: bool) -> None:
         raise ImportError("huggingface_hub is not installed.")
 
     monkeypatch.setattr(registry, "_reach_remote", lambda: None)
