@@ -73,7 +73,10 @@ def test_what_is_restored_is_what_was_saved(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(train, "_save", lambda model, *rest: (models.append(model), saved(model, *rest)))
     train.train("Pendulum-v1", 600, 0, tmp_path, **OPTIONS)
     monkeypatch.setattr(train, "_restore", lambda model, out: (models.append(model), restored(model, out))[1])
+    expected = np.random.get_state()
+    np.random.seed(123)
     train.train("Pendulum-v1", 600, 0, tmp_path, **OPTIONS)  # nothing left to do
+    assert all(np.array_equal(a, b) for a, b in zip(expected, np.random.get_state(), strict=True))
     first, second = models[-2], models[-1]
     assert first is not second
     for name in train.TRANSITION:

@@ -119,7 +119,7 @@ def _save(model: Any, out: Path, every: int, line: dict[str, float]) -> None:
         "log_ent_coef": model.log_ent_coef.detach(),
         "updates": model._n_updates,
         "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(legacy=False),
+        "numpy": _plain(np.random.get_state(legacy=False)),
     }
     with atomic_file(out / "state.pt") as temporary:
         torch.save(state, temporary)
@@ -131,7 +131,7 @@ def _restore(model: Any, out: Path) -> int:
 
     if not (out / "state.pt").exists():
         return 0
-    state = torch.load(out / "state.pt", weights_only=False)  # written by this script: NumPy's generator is in it
+    state = torch.load(out / "state.pt", weights_only=True)
     model.set_parameters(state["parameters"])
     with torch.no_grad():
         model.log_ent_coef.copy_(state["log_ent_coef"])
@@ -148,8 +148,15 @@ def _restore(model: Any, out: Path) -> int:
     buffer.pos, buffer.full = end % buffer.buffer_size, end >= buffer.buffer_size
     model.num_timesteps, model._n_updates = step, state["updates"]
     torch.set_rng_state(state["torch"])
-    np.random.set_state(state["numpy"])
+    generator = state["numpy"]
+    generator["state"]["key"] = np.array(generator["state"]["key"], np.uint32)
+    np.random.set_state(generator)
     return step
+
+
+def _plain(generator: dict[str, Any]) -> dict[str, Any]:
+    """A state of NumPy's global generator without arrays, so that reading it back needs no pickle."""
+    return {**generator, "state": {**generator["state"], "key": generator["state"]["key"].tolist()}}
 
 
 def read_record(out: Path) -> list[dict[str, float]]:
