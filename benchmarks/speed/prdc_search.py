@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from rlsuite.harness.evaluation import make_env
+from rlsuite.harness.environments import make_env
 from rlsuite.kernels.neighbours import NearestNeighbours
 
 ENVIRONMENTS = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5"}

@@ -9,6 +9,10 @@ The package also declares Gymnasium's plugin entry point `gymnasium.envs`, which
 Gymnasium 1.0 removed that, so it is the import that counts.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from gymnasium.envs.registration import register, registry
 
 
@@ -16,14 +20,26 @@ def register_envs() -> None:
     """Register every environment of this package; calling it again does nothing."""
     if "rlsuite/LineWorld-v0" in registry:
         return
-    register("rlsuite/LineWorld-v0", entry_point="rlsuite_envs.line_world:LineWorld", max_episode_steps=150)
+    _register("LineWorld", "line_world:LineWorld", 150)
     for name, steps in (("UMaze", 300), ("Medium", 600), ("Large", 800)):
-        register(
-            f"rlsuite/PointMaze-{name}-v0",
-            entry_point="rlsuite_envs.point_maze:PointMaze",
-            max_episode_steps=steps,
-            kwargs={"maze": name.lower()},
-        )
+        _register(f"PointMaze-{name}", "point_maze:PointMaze", steps, maze=name.lower())
+    for headings in (10, 50, 100):
+        _register(f"Discrete2D{headings}", "discrete_2d:Discrete2D", 50, headings=headings)
+    for arms in (5, 20, 100, 1000):
+        _register(f"Bandit{arms}", "bandit:Bandit", arms=arms)
+    _register("GridWorld", "tabular:GridWorld", 30)
+    _register("GridWorld9", "tabular:GridWorld", 27, size=9)
+    _register("TwoStep", "tabular:TwoStep")
+    _register("Chain", "tabular:Chain", 15)
+
+
+def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:
+    register(
+        f"rlsuite/{name}-v0",
+        entry_point=f"rlsuite_envs.{entry_point}",
+        max_episode_steps=max_episode_steps,
+        kwargs=kwargs,
+    )
 
 
 register_envs()

@@ -125,7 +125,7 @@ def check_inputs(cells: Sequence[Cell], base: Path) -> None:
     """
     from rlsuite import data
     from rlsuite.data.cli import build_progress
-    from rlsuite.harness.evaluation import make_env
+    from rlsuite.harness.environments import make_env
     from rlsuite.harness.run import match_spaces
 
     needs = {_need(cell) for cell in cells}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlsuite.kernels.linear import MLP
+from rlsuite.harness.rollouts import ObservationNormalizer
+from rlsuite.kernels.distributions import Categorical, Gaussian
+from rlsuite.kernels.linear import MLP, mlp
+from rlsuite.kernels.tanh_mlp import Flat, TanhMLP, backward, forward, orthogonal
+
+Array = np.ndarray
+CHUNK = 256  # rows of a forward pass without gradient, so that a rollout of pictures fits into memory
 
 
 class DeterministicActor(nn.Module):
@@ -76,3 +83,147 @@ class TwinCritic(nn.Module):
         """Q_1 alone, (B,), differentiable in the actions but not in its weights: what a policy climbs."""
         q: Tensor = self.first(torch.cat([observations, actions], 1), frozen=True).squeeze(1)
         return q
+
+
+class NatureCNN(nn.Module):
+    """Pictures (B, channels, height, width) of uint8 -> features (B, 512); Mnih et al., 2015."""
+
+    def __init__(self, shape: Sequence[int], rng: np.random.Generator) -> None:
+        super().__init__()
+        channels, height, width = shape
+        for i, (filters, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
+            weight = orthogonal(filters, channels * size * size, math.sqrt(2), rng)
+            self.register_parameter(f"weight{i}", nn.Parameter(weight.view(filters, channels, size, size)))
+            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(filters)))
+            channels, height, width = filters, (height - size) // stride + 1, (width - size) // stride + 1
+        weight = orthogonal(512, channels * height * width, math.sqrt(2), rng)
+        self.weight3, self.bias3 = nn.Parameter(weight), nn.Parameter(torch.zeros(512))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float() / 255
+        parameters = list(self.parameters())
+        for i, stride in enumerate((4, 2, 1)):
+            x = torch.relu(nn.functional.conv2d(x, parameters[2 * i], parameters[2 * i + 1], stride))
+        return torch.relu(mlp(x.flatten(1), parameters[6:]))
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function, with the observation normaliser.
+
+    Args:
+        observation_shape: of one observation; three axes are a picture, channels first
+        actions: action dimensions, or how many actions there are to choose from
+        low, high: bounds of continuous actions; none for discrete ones
+        stochastic: whether evaluation samples actions instead of taking the most likely one
+    """
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int],
+        actions: int,
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+        hidden: Sequence[int] = (64, 64),
+        mean_tanh: bool = False,
+        normalize: bool = True,
+        stochastic: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "rng", "__class__")}
+        rng = rng or np.random.default_rng(0)
+        self.continuous, self.mean_tanh, self.stochastic = low is not None, mean_tanh, stochastic
+        self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        self.pictures = len(observation_shape) == 3
+        self.normalizer = ObservationNormalizer(tuple(observation_shape)) if normalize and not self.pictures else None
+        sizes = (512,) if self.pictures else (observation_shape[0], *hidden)
+        self.trunk = NatureCNN(observation_shape, rng) if self.pictures else nn.Identity()
+        self.actor = TanhMLP((*sizes, actions), 0.01, rng)
+        self.critic = TanhMLP((*sizes, 1), 1.0, rng)
+        # What acts comes first, because that part alone is what a behaviour policy needs.
+        self.acting = [*self.trunk.parameters(), *self.actor.parameters()]
+        self.split = len(self.acting)
+        if self.continuous:
+            self.log_std = nn.Parameter(torch.zeros(actions))
+            self.acting.append(self.log_std)
+        self.critic_from = len(self.acting)
+        self.learnt = [*self.acting, *self.critic.parameters()]
+        self.flat = None if self.pictures else Flat(self.learnt)
+
+    def to_device(self, device: torch.device) -> ActorCritic:
+        """Move the weights; elsewhere than on a CPU they are not driven by NumPy."""
+        if device.type != "cpu":
+            self.flat = None
+        return self.to(device)
+
+    # Through autograd
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, ...) prepared observations -> means or logits (B, actions), values (B,)."""
+        x = self.trunk(x)
+        outputs = self.actor(x)
+        return torch.tanh(outputs) if self.mean_tanh else outputs, self.critic(x).squeeze(1)
+
+    def evaluate(self, x: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, ...), (B, ...) -> log-probabilities (B,), entropies (B,), values (B,)."""
+        outputs, values = self(x)
+        distribution: Any
+        if self.continuous:
+            distribution = torch.distributions.Normal(outputs, self.log_std.exp(), validate_args=False)
+            return distribution.log_prob(actions).sum(1), distribution.entropy().sum(1), values
+        distribution = torch.distributions.Categorical(logits=outputs, validate_args=False)
+        return distribution.log_prob(actions), distribution.entropy(), values
+
+    # Without gradient
+
+    def prepare(self, observations: Array) -> Array:
+        """What the networks see of raw observations: normalised, or as they are."""
+        return observations if self.normalizer is None else self.normalizer.normalize(observations)
+
+    def distribution(self, x: Array) -> Gaussian | Categorical:
+        """Of the actions at prepared observations (B, ...)."""
+        return self.of_outputs(self._through_torch(x, 0) if self.flat is None else self.actor_layers(x)[-1])
+
+    def values(self, x: Array) -> Array:
+        """(B,) at prepared observations."""
+        if self.flat is None:
+            return self._through_torch(x, 1)
+        values: Array = forward(x, self.flat.views[self.critic_from :])[-1][:, 0]
+        return values
+
+    def actor_layers(self, x: Array) -> list[Array]:
+        """The input of every layer of the actor, and its output."""
+        assert self.flat is not None
+        layers = forward(x, self.flat.views[: self.split])
+        if self.mean_tanh:
+            np.tanh(layers[-1], out=layers[-1])
+        return layers
+
+    def of_outputs(self, outputs: Array) -> Gaussian | Categorical:
+        if self.continuous:
+            return Gaussian(outputs, self.log_std.detach().cpu().numpy())
+        return Categorical.of(outputs)
+
+    def backward(self, layers: list[Array], grad: Array, log_std: Array | float = 0.0) -> None:
+        """Write the actor's part of the gradient, for `grad` (B, actions) at its outputs and `log_std` (actions,)."""
+        assert self.flat is not None
+        if self.mean_tanh:
+            grad = grad * (1 - layers[-1] * layers[-1])
+        backward(grad, layers, self.flat.views[: self.split], self.flat.gradient_views[: self.split])
+        if self.continuous:
+            self.flat.gradient_views[self.split][:] = log_std
+
+    @torch.no_grad()
+    def _through_torch(self, x: Array, which: int) -> Array:
+        device = self.acting[0].device
+        parts = [self(torch.from_numpy(x[i : i + CHUNK]).to(device))[which] for i in range(0, len(x), CHUNK)]
+        result: Array = torch.cat(parts).cpu().numpy()
+        return result
+
+    def act(self, observations: Array, uniforms: Array | None = None) -> Array:
+        """(B, ...) as the environment gives them -> actions within the bounds: the mode, or sampled at `uniforms`."""
+        distribution = self.distribution(self.prepare(observations))
+        if isinstance(distribution, Gaussian):
+            clipped: Array = np.clip(distribution.mode(), self.low, self.high)
+            return clipped
+        return distribution.mode() if uniforms is None else distribution.at(uniforms)

@@ -15,9 +15,9 @@ QUIET = 15.0  # seconds between plain lines
 class Progress:
     """Progress of one run on standard error."""
 
-    def __init__(self, algorithm: str, task: str, seed: int, updates: int) -> None:
+    def __init__(self, algorithm: str, task: str, seed: int, updates: int, unit: str = "updates") -> None:
         self.title = f"{algorithm} on {task}, seed {seed}"
-        self.updates = updates
+        self.updates, self.unit = updates, unit
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
@@ -58,10 +58,10 @@ class Progress:
             self._begun, self._first = now, update
         rate = (update - self._first) / max(now - self._begun, 1e-9)
         if self._bar is not None:
-            self._bar.update(self._task, completed=update, rate=f"{rate:.0f} updates/s")
+            self._bar.update(self._task, completed=update, rate=f"{rate:.0f} {self.unit}/s")
         elif not self._terminal and now - self._spoken > QUIET:
             self._spoken = now
-            self.say(f"update {update} of {self.updates}" + (f", {rate:.0f} updates/s" if rate else ""))
+            self.say(f"{self.unit} {update} of {self.updates}" + (f", {rate:.0f} {self.unit}/s" if rate else ""))
 
     def metrics(self, update: int, values: dict[str, float]) -> None:
         """The metrics of a logged update."""
@@ -70,6 +70,6 @@ class Progress:
 
     def returns(self, update: int, phase: str, returns: list[float], scores: list[float | None]) -> None:
         """The outcome of an evaluation."""
-        text = f"{phase} evaluation at update {update}: return {np.mean(returns):.1f} over {len(returns)} episodes"
+        text = f"{phase} evaluation at {self.unit} {update}: return {np.mean(returns):.1f} over {len(returns)} episodes"
         known = [score for score in scores if score is not None]
         self.say(text + (f", score {np.mean(known):.1f}" if known else ""))

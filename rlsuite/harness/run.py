@@ -4,7 +4,7 @@ A run directory holds
     config.json        the resolved configuration
     manifest.json      versions, processor class, dataset and environment identity, the command
     status.json        running, finished, stopped, diverged or failed, and how far it is
-    metrics.jsonl      one line every `log_every` updates
+    metrics.jsonl      one line every `log_every` updates (of an online method: environment steps)
     evaluations.jsonl  one row an evaluation episode
     tensorboard/       a mirror of both
     checkpoints/       the newest two, whole and with a checksum
@@ -37,7 +37,8 @@ from rlsuite.data.files import read_json, write_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files
 from rlsuite.harness.config import Resolved
-from rlsuite.harness.evaluation import Policy, evaluate, make_env
+from rlsuite.harness.environments import Diverged, Environments, make_env
+from rlsuite.harness.evaluation import Policy, evaluate
 from rlsuite.harness.manifest import code_version, cpu_class, machine
 from rlsuite.harness.mirror import Mirror
 from rlsuite.harness.progress import Progress
@@ -56,10 +57,6 @@ PARTS = {
     "cell.json",  # a benchmark cell: what it is
     "log.txt",  # and its output
 }
-
-
-class Diverged(Exception):
-    """A logged metric or a return is NaN or infinite."""
 
 
 class Stopped(Exception):
@@ -83,7 +80,8 @@ class Run:
         self.rng = Streams(self.settings.seed)
         self.dataset_used: Dataset | None = None
         self.env_id = ""
-        self.update = 0
+        self.unit = "updates"
+        self.update = 0  # the position: updates of an offline method, environment steps of an online one
         self._tracked: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
         self._settled = True  # whether everything that surrounds `self.update` is done
@@ -107,6 +105,16 @@ class Run:
         self.dataset_used, self.env_id = loaded, env_id
         return loaded.to(self.device)
 
+    def environments(self, env_id: str, n: int = 1) -> Environments:
+        """n training copies of `env_id`, which is also what the run is evaluated in; the run counts their steps.
+
+        Raises UserError if there is no such environment or its spaces are not the suite's.
+        """
+        envs = Environments(env_id, n, self.rng)
+        self.env_id, self.unit = env_id, "env_steps"
+        self.track(environments=envs)
+        return envs
+
     def track(self, **objects: Any) -> None:
         """Name what a checkpoint holds beside the streams.
 
@@ -118,26 +126,30 @@ class Run:
     @property
     def logging(self) -> bool:
         """Whether the metrics of the current update are kept; costly diagnostics need only be computed then."""
-        return self.update % self.settings.log_every == 0
+        return self._reaches(self.settings.log_every)
 
     def log(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Keep the metrics of this update if it is a logged one. Reading tensors back stalls, so others are dropped."""
         if self.logging:
             self._metrics = {key: float(value) for key, value in metrics.items()}
 
-    def loop(self, updates: int, policy: Policy) -> Iterator[int]:
-        """Yield the update numbers still to be done, 1-based, and do everything that surrounds them.
+    def loop(self, updates: int, policy: Policy, stride: int = 1) -> Iterator[int]:
+        """Yield the positions still to be reached, and do everything that surrounds them.
 
-        `policy` is evaluated every `eval_every` updates and, on fresh episodes, at the end.
+        A position is the number of updates, or of environment steps in strides of `stride`; the last one is the largest
+        multiple of `stride` up to `updates`. `policy` is evaluated when the position reaches or passes a multiple of
+        `eval_every` and, on fresh episodes, at the end. Logging and checkpoints likewise.
         """
-        self.policy, self.updates = policy, updates
+        if updates < stride:
+            raise UserError(f"{updates} {self.unit} are less than the {stride} of one update; ask for more.")
+        self.policy, self.updates, self._stride = policy, updates - updates % stride, stride
         self._open()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             with self._progress:
                 self._after_update()  # a run killed while evaluating evaluates again
-                while self.update < updates:
-                    self.update += 1
+                while self.update < self.updates:
+                    self.update += stride
                     self._settled = False
                     yield self.update
                     self._after_update()
@@ -187,7 +199,7 @@ class Run:
         except OSError:
             raise UserError(f"another process runs in {self.directory}; wait for it or choose another.") from None
         self.identity = self._identity()
-        self._progress = Progress(self.resolved.label, self.resolved.task, self.settings.seed, self.updates)
+        self._progress = Progress(self.resolved.label, self.resolved.task, self.settings.seed, self.updates, self.unit)
         offsets = {"metrics.jsonl": 0, "evaluations.jsonl": 0}
         newest = max(checkpoints.glob("update-*.ckpt"), default=None)
         if newest is not None:
@@ -237,9 +249,9 @@ class Run:
         if not self._settled:
             if self._metrics:
                 self._write_metrics()
-            if t % s.checkpoint_every == 0 or t == self.updates:
+            if self._reaches(s.checkpoint_every) or t == self.updates:
                 self._checkpoint()
-            if s.eval_every and t % s.eval_every == 0 and t < self.updates:
+            if s.eval_every and self._reaches(s.eval_every) and t < self.updates:
                 self._evaluate("interim", s.eval_episodes)
             self._settled = t < self.updates  # the last update has its final evaluation still to come
         if self._signal:
@@ -247,6 +259,10 @@ class Run:
             self._stop()
         if time.monotonic() - self._last_status > 1:
             self._status("running")
+
+    def _reaches(self, every: int) -> bool:
+        """Whether the current update reached or passed a multiple of `every`."""
+        return self.update // every > (self.update - self._stride) // every
 
     def _write_metrics(self) -> None:
         bad = [key for key, value in self._metrics.items() if not math.isfinite(value)]
@@ -260,7 +276,10 @@ class Run:
 
     def _evaluate(self, phase: str, episodes: int) -> None:
         rows = []
-        played = evaluate(self.policy.act, self.env_id, evaluation_seeds(self.env_id, phase, episodes), tick=self._tick)
+        seeds = evaluation_seeds(self.env_id, phase, episodes)
+        stochastic = getattr(self.policy, "stochastic", False)
+        mode = "stochastic" if stochastic else "deterministic"
+        played = evaluate(self.policy.act, self.env_id, seeds, tick=self._tick, stochastic=stochastic)
         reference = scores.reference(self.env_id, self.identity["dataset"])
         for number, episode in enumerate(played):
             if not math.isfinite(episode.total):
@@ -269,7 +288,7 @@ class Run:
                 {
                     **self.identity,
                     "phase": phase,
-                    "protocol": f"{phase}-{episodes}ep-deterministic",
+                    "protocol": f"{phase}-{episodes}ep-{mode}",
                     "update": self.update,
                     "episode": number,
                     "episode_seed": episode.seed,
@@ -279,7 +298,7 @@ class Run:
                     "truncated": episode.truncated,
                     "score": float(reference.score(np.asarray(episode.total))) if reference else None,
                     "score_reference": reference.label if reference else "",
-                    "policy_mode": "deterministic",
+                    "policy_mode": mode,
                     "status": "ok",
                     "message": "",
                 }

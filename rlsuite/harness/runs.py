@@ -18,7 +18,8 @@ from rlsuite.data.files import read_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files
 from rlsuite.harness.config import Resolved, Settings, load_algorithm, resolve
-from rlsuite.harness.evaluation import evaluate, make_env
+from rlsuite.harness.environments import make_env
+from rlsuite.harness.evaluation import evaluate
 from rlsuite.harness.run import execute, read_status
 from rlsuite.harness.seeding import evaluation_seeds
 
@@ -72,7 +73,8 @@ def evaluate_run(directory: Path, episodes: int, env: str, video: bool) -> int:
     if "env" not in manifest:
         raise UserError(f"{directory} has a policy but no manifest.json that names its environment; restore it.")
     env_id = env or manifest["env"]
-    played = evaluate(policy.act, env_id, evaluation_seeds(env_id, "final", episodes))
+    seeds = evaluation_seeds(env_id, "final", episodes)
+    played = evaluate(policy.act, env_id, seeds, stochastic=getattr(policy, "stochastic", False))
     returns = np.array([episode.total for episode in played])
     lengths = np.array([episode.length for episode in played])
     status = read_status(directory)

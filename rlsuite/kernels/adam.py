@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015, arXiv 1412.6980) with the default betas (0.9, 0.999) and epsilon 1e-8.
+    """Adam (Kingma and Ba, 2015, arXiv 1412.6980) with the default betas (0.9, 0.999).
 
     The same fused kernel as `torch.optim.Adam(parameters, learning_rate, fused=True)`, and the same bits (a test holds
     that); `step` takes the loss, so that gradients are neither accumulated nor zeroed.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
+    def __init__(self, parameters: Iterable[Tensor], learning_rate: float, epsilon: float = 1e-8) -> None:
         self.parameters = list(parameters)
-        self.learning_rate = learning_rate
+        self.learning_rate, self.epsilon = learning_rate, epsilon
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         # The kernel counts for every parameter.
@@ -26,7 +26,10 @@ class Adam:
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of the scalar `loss`."""
-        gradients = list(torch.autograd.grad(loss, self.parameters))
+        self.apply(list(torch.autograd.grad(loss, self.parameters)))
+
+    def apply(self, gradients: list[Tensor]) -> None:
+        """One step down `gradients`, one for each parameter."""
         with torch.no_grad():
             torch._foreach_add_(self.steps, 1)
             torch._fused_adam_(
@@ -40,7 +43,7 @@ class Adam:
                 beta1=0.9,
                 beta2=0.999,
                 weight_decay=0.0,
-                eps=1e-8,
+                eps=self.epsilon,
                 amsgrad=False,
                 maximize=False,
             )

@@ -33,7 +33,8 @@ from rlsuite.data import formats, minari_store, recipes, registry, scores
 from rlsuite.data.dataset import ARRAYS, Dataset
 from rlsuite.data.recording import Recording, Space
 from rlsuite.errors import UserError
-from rlsuite.harness.evaluation import evaluate, make_env
+from rlsuite.harness.environments import make_env
+from rlsuite.harness.evaluation import evaluate
 
 MEDIUM, RANDOM = "rlsuite/hopper/medium-v0", "rlsuite/hopper/random-v0"
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rlsuite.errors import UserError
-from rlsuite.harness.evaluation import BATCH, evaluate, make_env
+from rlsuite.harness.environments import make_env
+from rlsuite.harness.evaluation import BATCH, evaluate
 from rlsuite.harness.networks import DeterministicActor
 from rlsuite.harness.seeding import evaluation_seeds
 
