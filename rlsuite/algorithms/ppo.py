@@ -23,8 +23,9 @@ autograd (a test holds that); it takes a quarter of the time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -48,7 +49,7 @@ class Config:
     env: str
     """environment: a Gymnasium id, ale-machado/Game or ale-dqn/Game"""
     total_steps: int = 1_000_000
-    """environment steps, over all copies; the learning rate falls to 0 at this number"""
+    """environment steps, over all copies"""
     n_envs: int = 1
     """copies of the environment"""
     rollout_steps: int = 2048
@@ -57,6 +58,8 @@ class Config:
     """Adam"""
     anneal: bool = True
     """let the learning rate fall linearly to 0"""
+    anneal_steps: int = 0
+    """where it is 0, so that a part of a longer run can be run; 0 for total_steps"""
     epochs: int = 10
     """passes over a rollout"""
     minibatches: int = 32
@@ -93,7 +96,7 @@ class Config:
     """evaluate discrete policies with sampled actions"""
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "*": {"eval_every": 50_000, "log_every": 10_000, "checkpoint_every": 100_000},
     "cartpole*": {"normalize_observations": False, "normalize_rewards": False, "eval_every": 10_000},
     "acrobot*": {"normalize_observations": False, "normalize_rewards": False, "eval_every": 10_000},
@@ -143,29 +146,29 @@ class PPO:
         self.minibatch = config.rollout_steps // config.minibatches
         self.updates = 0
 
-    def collect(self, envs: Environments, steps: int) -> Rollout:
-        """`steps` steps of every copy with the policy, counted in the running moments."""
-        rollout = collect(envs, steps, self.explore)
+    def collect(self, envs: Environments, steps: int, explore: Callable[[Array], Array] | None = None) -> Rollout:
+        """`steps` steps of every copy with the policy, or with what `explore` draws, counted in the running moments."""
+        rollout = collect(envs, steps, explore or self.explore)
         if self.scaler is not None:
             self.scaler.update(rollout.rewards, rollout.terminations)
         return rollout
 
     def explore(self, observations: Array) -> Array:
         """Sampled actions, (n, ...)."""
+        return self.policy.distribution(self.see(observations)).sample(self.noise)
+
+    def see(self, observations: Array) -> Array:
+        """Count (n, ...) observations in the running moments and prepare them."""
         if self.policy.normalizer is not None:
             self.policy.normalizer.update(observations)
-        return self.behavior(self.policy.prepare(observations))
-
-    def behavior(self, x: Array) -> Array:
-        """Sampled actions at prepared observations; what a method that samples otherwise replaces."""
-        return self.policy.distribution(x).sample(self.noise)
+        return self.policy.prepare(observations)
 
     def update(self, rollout: Rollout) -> Batch[Array]:
         """Learn from a rollout; gives what was learnt from, in time order."""
         c = self.config
         if c.anneal:
-            rollouts = c.total_steps // c.rollout_steps
-            self.optimizer.learning_rate = c.learning_rate * (1 - self.updates / rollouts)
+            rollouts = (c.anneal_steps or c.total_steps) // c.rollout_steps
+            self.optimizer.learning_rate = c.learning_rate * max(0.0, 1 - self.updates / rollouts)
         self.updates += 1
         data = self.batch(rollout)
         for _ in range(c.epochs):

@@ -168,13 +168,13 @@ def load_algorithm(source: str) -> Algorithm:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """Field name -> the string literal that follows the field in the source of dataclass `cls`."""
+    """Field name -> the string literal that follows the field in the source of dataclass `cls`, or of its base."""
+    helps = field_help(cls.__bases__[0]) if cls.__bases__ != (object,) else {}
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):
-        return {}
+        return helps
     body = typing.cast(ast.ClassDef, tree.body[0]).body
-    helps = {}
     for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)

@@ -155,8 +155,9 @@ class AtariSlots:
             self._begun = True
         mask = np.zeros(self.n, bool)
         mask[list(slots)] = True
-        order = np.argsort(slots)
-        observations, info = self.envs.reset(seed=np.asarray(seeds)[order], options={"reset_mask": mask})
+        # It takes 31 bits; half of a seed keeps those of training and evaluation apart.
+        ordered = np.asarray(seeds, np.int64)[np.argsort(slots)] >> 1
+        observations, info = self.envs.reset(seed=ordered, options={"reset_mask": mask})
         self.lives[mask] = info["lives"][mask]
         return [observations[k] for k in slots]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlsuite.harness import sampling_error
 from rlsuite.harness.rollouts import ObservationNormalizer
 from rlsuite.kernels.distributions import Categorical, Gaussian
 from rlsuite.kernels.linear import MLP, mlp
@@ -204,6 +205,16 @@ class ActorCritic(nn.Module):
             return Gaussian(outputs, self.log_std.detach().cpu().numpy())
         return Categorical.of(outputs)
 
+    def sampling_error(self, observations: Array, actions: Array) -> sampling_error.SamplingError:
+        """Of a buffer of raw observations (N, ...) and the actions taken there (N, ...), for this policy's head."""
+        x = self.prepare(observations)
+        features = self._through_torch(x, None) if self.flat is None else self.actor_layers(x)[-2]
+        weight, bias = [p.detach().cpu().numpy() for p in list(self.actor.parameters())[-2:]]
+        if not self.continuous:
+            return sampling_error.categorical(features, actions, weight, bias)
+        measure = sampling_error.tanh_gaussian if self.mean_tanh else sampling_error.gaussian
+        return measure(features, actions, weight, bias, self.log_std.detach().cpu().numpy())
+
     def backward(self, layers: list[Array], grad: Array, log_std: Array | float = 0.0) -> None:
         """Write the actor's part of the gradient, for `grad` (B, actions) at its outputs and `log_std` (actions,)."""
         assert self.flat is not None
@@ -214,9 +225,12 @@ class ActorCritic(nn.Module):
             self.flat.gradient_views[self.split][:] = log_std
 
     @torch.no_grad()
-    def _through_torch(self, x: Array, which: int) -> Array:
-        device = self.acting[0].device
-        parts = [self(torch.from_numpy(x[i : i + CHUNK]).to(device))[which] for i in range(0, len(x), CHUNK)]
+    def _through_torch(self, x: Array, which: int | None) -> Array:
+        """Output `which` of `forward` at (N, ...), or the features of pictures."""
+        device, parts = self.acting[0].device, []
+        for i in range(0, len(x), CHUNK):
+            part = torch.from_numpy(x[i : i + CHUNK]).to(device)
+            parts.append(self.trunk(part) if which is None else self(part)[which])
         result: Array = torch.cat(parts).cpu().numpy()
         return result
 

@@ -84,6 +84,7 @@ class Run:
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
         self._tracked: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
+        self._logged = 0  # the position of the last metrics
         self._settled = True  # whether everything that surrounds `self.update` is done
         self._signal = 0
         self._check_directory()
@@ -112,6 +113,7 @@ class Run:
         """
         envs = Environments(env_id, n, self.rng)
         self.env_id, self.unit = env_id, "env_steps"
+        self._settled = False  # a learning curve begins before the first step
         self.track(environments=envs)
         return envs
 
@@ -125,20 +127,25 @@ class Run:
 
     @property
     def logging(self) -> bool:
-        """Whether the metrics of the current update are kept; costly diagnostics need only be computed then."""
-        return self._reaches(self.settings.log_every)
+        """Whether metrics given now are kept: a multiple of `log_every` was reached since they last were.
+
+        Costly diagnostics need only be computed then.
+        """
+        every = self.settings.log_every
+        return self.update // every > self._logged // every
 
     def log(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Keep the metrics of this update if it is a logged one. Reading tensors back stalls, so others are dropped."""
         if self.logging:
             self._metrics = {key: float(value) for key, value in metrics.items()}
+            self._logged = self.update
 
     def loop(self, updates: int, policy: Policy, stride: int = 1) -> Iterator[int]:
         """Yield the positions still to be reached, and do everything that surrounds them.
 
         A position is the number of updates, or of environment steps in strides of `stride`; the last one is the largest
         multiple of `stride` up to `updates`. `policy` is evaluated when the position reaches or passes a multiple of
-        `eval_every` and, on fresh episodes, at the end. Logging and checkpoints likewise.
+        `eval_every` (of an online method also at 0) and, on fresh episodes, at the end; checkpoints likewise.
         """
         if updates < stride:
             raise UserError(f"{updates} {self.unit} are less than the {stride} of one update; ask for more.")
@@ -341,6 +348,8 @@ class Run:
 
     def _checkpoint(self) -> None:
         folder = self.directory / "checkpoints"
+        # Before the streams: environments that have not begun yet draw their first seeds here.
+        tracked = {name: state_of(tracked) for name, tracked in self._tracked.items()}
         files.save_checkpoint(
             folder / f"update-{self.update:010d}.ckpt",
             {
@@ -348,9 +357,10 @@ class Run:
                 "dataset_hash": self.identity["dataset_hash"],
                 "update": self.update,
                 "settled": self._settled,
+                "logged": self._logged,
                 "offsets": {log.path.name: log.sync() for log in (self._metrics_log, self._rows_log)},
                 "streams": self.rng.state_dict(),
-                "tracked": {name: state_of(tracked) for name, tracked in self._tracked.items()},
+                "tracked": tracked,
             },
         )
         files.save_policy(self.directory / "policy.npz", self.policy, self.resolved.algorithm.source)
@@ -368,7 +378,7 @@ class Run:
                 f"the dataset {self.identity['dataset']} is not the one that {self.directory} began with (content "
                 f"{self.identity['dataset_hash'][:12]}, not {tree['dataset_hash'][:12]}); restore it or start afresh."
             )
-        self.update, self._settled = tree["update"], tree["settled"]
+        self.update, self._settled, self._logged = tree["update"], tree["settled"], tree.get("logged", tree["update"])
         for name, tracked in self._tracked.items():
             load_state(tracked, tree["tracked"][name])
         self.rng.load_state_dict(tree["streams"])
