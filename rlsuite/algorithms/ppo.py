@@ -184,7 +184,8 @@ class PPO:
         c, policy = self.config, self.policy
         x, actions = policy.prepare(rollout.flat("observations")), rollout.flat("actions")
         rewards = rollout.rewards if self.scaler is None else self.scaler.scale(rollout.rewards)
-        values = policy.values(x).reshape(rewards.shape)
+        distribution, values = policy.distribution_and_values(x)
+        values = values.reshape(rewards.shape)
         following = np.concatenate([values[1:], policy.values(policy.prepare(rollout.next_observations))[None]])
         terminations = rollout.terminations
         if not c.bootstrap_truncated:
@@ -193,7 +194,7 @@ class PPO:
             following.reshape(-1)[rollout.final_rows] = policy.values(policy.prepare(rollout.final_observations))
         ends = rollout.terminations | rollout.truncations
         advantages = gae(rewards, values, following, terminations, ends, c.gamma, c.gae_lambda)
-        log_probs = policy.distribution(x).log_prob(actions)
+        log_probs = distribution.log_prob(actions)
         return Batch(x, actions, log_probs, values.ravel(), advantages.ravel(), (advantages + values).ravel())
 
     def step(self, batch: Batch[Array]) -> bool:
@@ -260,14 +261,14 @@ class PPO:
 
     def diagnose(self, data: Batch[Array]) -> dict[str, float]:
         """How an update went, over all that it learnt from."""
-        distribution = self.policy.distribution(data.observations)
+        distribution, values = self.policy.distribution_and_values(data.observations)
         log_ratio = distribution.log_prob(data.actions) - data.log_probs
         spread = data.returns.var()
         return {
             "kl": float((np.exp(log_ratio) - 1 - log_ratio).mean()),
             "clip_fraction": float((np.abs(np.expm1(log_ratio)) > self.config.clip).mean()),
             "entropy": distribution.entropy(),
-            "value_loss": 0.5 * float(((self.policy.values(data.observations) - data.returns) ** 2).mean()),
+            "value_loss": 0.5 * float(((values - data.returns) ** 2).mean()),
             "explained_variance": 1 - float((data.returns - data.values).var() / spread) if spread else 0.0,
             "learning_rate": self.optimizer.learning_rate,
         }

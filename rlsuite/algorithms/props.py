@@ -193,7 +193,7 @@ class PROPS:
                 reference = self.reference()
             if c.sampling_error:
                 measured = self.learner.policy.sampling_error(rollout.flat("observations"), rollout.flat("actions"))
-                metrics["sampling_error"] = measured.value
+                metrics |= {"sampling_error": measured.value, "sampling_error_expected": measured.expected}
             data = self.learner.update(rollout)
             if c.evict == "batch":
                 old = (c.buffer_batches - 1) * c.rollout_steps // self.copies
@@ -381,6 +381,10 @@ def check(config: Config, envs: Environments) -> None:
     ):
         if part[1] < 1 or whole % part[1]:
             raise UserError(f"{name} {whole} is no multiple of {part[0]} {part[1]}; change one of the two.")
+    if c.sampling_error and c.rollout_steps <= c.hidden[-1] + 1:
+        raise UserError(
+            f"--sampling-error fits {c.hidden[-1] + 1} weights to --rollout-steps {c.rollout_steps}; collect more."
+        )
     discrete = hasattr(envs.action_space, "n")
     if c.sampler == "greedy" and not discrete:
         raise UserError(f"--sampler greedy counts discrete actions, which {c.env} does not have; take another sampler.")

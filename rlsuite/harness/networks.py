@@ -101,11 +101,14 @@ class NatureCNN(nn.Module):
         self.weight3, self.bias3 = nn.Parameter(weight), nn.Parameter(torch.zeros(512))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float() / 255
-        parameters = list(self.parameters())
+        # Channels last, rearranged while still small: the first layer's backward pass takes a third of the time. Scaling
+        # its weights by 1/255 is cheaper than scaling the pictures.
+        x = x.contiguous(memory_format=torch.channels_last).float()
+        first, *parameters = self.parameters()
+        parameters.insert(0, first / 255)  # type: ignore[arg-type]
         for i, stride in enumerate((4, 2, 1)):
-            x = torch.relu(nn.functional.conv2d(x, parameters[2 * i], parameters[2 * i + 1], stride))
-        return torch.relu(mlp(x.flatten(1), parameters[6:]))
+            x = torch.conv2d(x, parameters[2 * i], parameters[2 * i + 1], stride).relu_()
+        return mlp(x.flatten(1), parameters[6:]).relu_()
 
 
 class ActorCritic(nn.Module):
@@ -161,7 +164,9 @@ class ActorCritic(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, ...) prepared observations -> means or logits (B, actions), values (B,)."""
-        x = self.trunk(x)
+        return self.heads(self.trunk(x))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.actor(x)
         return torch.tanh(outputs) if self.mean_tanh else outputs, self.critic(x).squeeze(1)
 
@@ -183,14 +188,21 @@ class ActorCritic(nn.Module):
 
     def distribution(self, x: Array) -> Gaussian | Categorical:
         """Of the actions at prepared observations (B, ...)."""
-        return self.of_outputs(self._through_torch(x, 0) if self.flat is None else self.actor_layers(x)[-1])
+        return self.of_outputs(self._through_torch(x)[0] if self.flat is None else self.actor_layers(x)[-1])
 
     def values(self, x: Array) -> Array:
         """(B,) at prepared observations."""
         if self.flat is None:
-            return self._through_torch(x, 1)
+            return self._through_torch(x)[1]
         values: Array = forward(x, self.flat.views[self.critic_from :])[-1][:, 0]
         return values
+
+    def distribution_and_values(self, x: Array) -> tuple[Gaussian | Categorical, Array]:
+        """Both, in one pass where the networks share layers."""
+        if self.flat is not None:
+            return self.distribution(x), self.values(x)
+        outputs, values, _ = self._through_torch(x)
+        return self.of_outputs(outputs), values
 
     def actor_layers(self, x: Array) -> list[Array]:
         """The input of every layer of the actor, and its output."""
@@ -208,7 +220,7 @@ class ActorCritic(nn.Module):
     def sampling_error(self, observations: Array, actions: Array) -> sampling_error.SamplingError:
         """Of a buffer of raw observations (N, ...) and the actions taken there (N, ...), for this policy's head."""
         x = self.prepare(observations)
-        features = self._through_torch(x, None) if self.flat is None else self.actor_layers(x)[-2]
+        features = self._through_torch(x)[2] if self.flat is None else self.actor_layers(x)[-2]
         weight, bias = [p.detach().cpu().numpy() for p in list(self.actor.parameters())[-2:]]
         if not self.continuous:
             return sampling_error.categorical(features, actions, weight, bias)
@@ -225,14 +237,15 @@ class ActorCritic(nn.Module):
             self.flat.gradient_views[self.split][:] = log_std
 
     @torch.no_grad()
-    def _through_torch(self, x: Array, which: int | None) -> Array:
-        """Output `which` of `forward` at (N, ...), or the features of pictures."""
-        device, parts = self.acting[0].device, []
+    def _through_torch(self, x: Array) -> tuple[Array, Array, Array]:
+        """Outputs (N, actions), values (N,), and the inputs of the heads (N, ...)."""
+        device = self.acting[0].device
+        parts = []
         for i in range(0, len(x), CHUNK):
-            part = torch.from_numpy(x[i : i + CHUNK]).to(device)
-            parts.append(self.trunk(part) if which is None else self(part)[which])
-        result: Array = torch.cat(parts).cpu().numpy()
-        return result
+            features = self.trunk(torch.from_numpy(x[i : i + CHUNK]).to(device))
+            parts.append((*self.heads(features), features))
+        outputs, values, features = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        return outputs, values, features
 
     def act(self, observations: Array, uniforms: Array | None = None) -> Array:
         """(B, ...) as the environment gives them -> actions within the bounds: the mode, or sampled at `uniforms`."""

@@ -349,7 +349,7 @@ class Run:
     def _checkpoint(self) -> None:
         folder = self.directory / "checkpoints"
         # Before the streams: environments that have not begun yet draw their first seeds here.
-        tracked = {name: state_of(tracked) for name, tracked in self._tracked.items()}
+        states = {name: state_of(tracked) for name, tracked in self._tracked.items()}
         files.save_checkpoint(
             folder / f"update-{self.update:010d}.ckpt",
             {
@@ -360,7 +360,7 @@ class Run:
                 "logged": self._logged,
                 "offsets": {log.path.name: log.sync() for log in (self._metrics_log, self._rows_log)},
                 "streams": self.rng.state_dict(),
-                "tracked": tracked,
+                "tracked": states,
             },
         )
         files.save_policy(self.directory / "policy.npz", self.policy, self.resolved.algorithm.source)
