@@ -125,7 +125,7 @@ def check_inputs(cells: Sequence[Cell], base: Path) -> None:
     """
     from rlsuite import data
     from rlsuite.data.cli import build_progress
-    from rlsuite.harness.environments import make_env
+    from rlsuite.harness.environments import make_slots
     from rlsuite.harness.run import match_spaces
 
     needs = {_need(cell) for cell in cells}
@@ -139,7 +139,7 @@ def check_inputs(cells: Sequence[Cell], base: Path) -> None:
                 if env or loaded.env_id:
                     match_spaces(loaded, env or str(loaded.env_id))
             else:
-                make_env(env).close()
+                make_slots(env, 1).close()
 
 
 def _need(cell: Cell) -> tuple[str, int, str]:
