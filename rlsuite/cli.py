@@ -62,6 +62,7 @@ def print_algorithms() -> None:
     print("usage: rlsuite train ALGORITHM [--flags]\n\nALGORITHM is the path of a .py file, or one of\n")
     for name in config.algorithm_names():
         print(f"  {name:10} {config.load_algorithm(name).summary}")
+    print(f"  {'sb3:...':10} Stable-Baselines3, to compare with: {', '.join(config.sb3_names())}")
     print("\n`rlsuite train ALGORITHM --help` lists its flags.")
 
 

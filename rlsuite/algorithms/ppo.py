@@ -167,7 +167,7 @@ class PPO:
         """Learn from a rollout; gives what was learnt from, in time order."""
         c = self.config
         if c.anneal:
-            rollouts = (c.anneal_steps or c.total_steps) // c.rollout_steps
+            rollouts = max(1, (c.anneal_steps or c.total_steps) // c.rollout_steps)
             self.optimizer.learning_rate = c.learning_rate * max(0.0, 1 - self.updates / rollouts)
         self.updates += 1
         data = self.batch(rollout)
@@ -326,6 +326,11 @@ def check(config: Config) -> None:
             raise UserError(
                 f"--rollout-steps {config.rollout_steps} is no multiple of --{flag} {part}; change one of the two."
             )
+    if config.rollout_steps < 2 * config.minibatches:
+        raise UserError(
+            f"--rollout-steps {config.rollout_steps} is less than two transitions for each of --minibatches "
+            f"{config.minibatches}, which standard advantages need; change one of the two."
+        )
 
 
 def train(config: Config, run: Run) -> None:

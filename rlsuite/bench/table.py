@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rlsuite.bench.units import unit_of
 from rlsuite.errors import UserError, nearest
 from rlsuite.harness.config import (
     Algorithm,
@@ -24,6 +25,7 @@ from rlsuite.harness.config import (
     resolve,
     schema,
 )
+from rlsuite.harness.environments import ATARI
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,6 +69,11 @@ class Cell:
         """Length of the run in its own unit (updates, or environment steps), 0 if unknown."""
         config = self.resolved.config
         return getattr(config, "updates", 0) or getattr(config, "total_steps", 0)
+
+    @property
+    def unit(self) -> str:
+        """What its positions count."""
+        return unit_of(getattr(self.resolved.config, "dataset", ""))
 
     @property
     def threads(self) -> int:
@@ -114,7 +121,8 @@ def read_table(path: str | Path) -> Table:
     """Read and check a table.
 
     Raises UserError for the first thing wrong: not TOML, unknown keys (with the nearest known one),
-    values that do not fit, unknown algorithms, two cells that would be the same run.
+    values that do not fit, unknown algorithms, Atari games under different presets, two cells that would be the same
+    run.
     """
     path = Path(path)
     try:
@@ -137,6 +145,7 @@ def read_table(path: str | Path) -> Table:
         raise UserError(f"{where}: title is a text, not {title!r}.")
     algorithms = _algorithms(content.get("algorithms"), path.resolve().parent, where)
     tasks = _texts(content.get("tasks"), "tasks", where)
+    _one_preset(tasks, where)
     seeds = _seeds(content.get("seeds"), where)
     shared = _section(content.get("config", {}), "[config]", where)
     per_algorithm = _section(content.get("algorithm", {}), "[algorithm]", where)
@@ -203,7 +212,7 @@ def _algorithms(value: Any, base: Path, where: str) -> dict[str, Algorithm]:
     """Label -> algorithm, from a list of names and paths or a table label -> name or path."""
     if isinstance(value, list):
         sources = _texts(value, "algorithms", where)
-        labelled = {Path(s).stem if s.endswith(".py") else s: s for s in sources}
+        labelled = {Path(s).stem if s.endswith(".py") else s.replace(":", "-"): s for s in sources}
         if len(labelled) < len(sources):
             raise UserError(
                 f"{where}: two of its algorithms have the same name; give them labels: "
@@ -252,6 +261,20 @@ def _seeds(value: Any, where: str) -> list[int]:
     if twice:
         raise UserError(f"{where}: seeds names {twice[0]} twice; take one out.")
     return value
+
+
+def _one_preset(tasks: list[str], where: str) -> None:
+    """Sticky actions or not: scores under two Atari presets must not stand in one table."""
+    games: dict[str, str] = {}  # preset -> its first task
+    for task in tasks:
+        preset, slash, _ = task.partition("/")
+        if slash and preset in ATARI:
+            games.setdefault(preset, task)
+    if len(games) > 1:
+        raise UserError(
+            f"{where}: {' and '.join(games.values())} are played under different presets, so their scores must not "
+            "stand in one table; make a table for each."
+        )
 
 
 def _section(value: Any, name: str, where: str) -> dict[str, Any]:

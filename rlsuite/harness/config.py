@@ -23,7 +23,7 @@ import typing
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal
 
 import rlsuite
@@ -54,6 +54,8 @@ class Settings:
     """what the report calls the algorithm; its file's name if empty"""
 
 
+SB3 = ("a2c", "ddpg", "dqn", "ppo", "sac", "td3")  # Stable-Baselines3's classes behind names such as sb3:ppo
+SB3_CONTRIB = ("crossq", "qrdqn", "tqc", "trpo")  # and those of sb3-contrib
 NOT_IDENTITY = ("seed", "checkpoint_every", "label")  # another seed is another run of the same configuration
 
 
@@ -73,6 +75,13 @@ class Algorithm:
     def summary(self) -> str:
         """The first paragraph of the file."""
         return " ".join((self.module.__doc__ or "").strip().split("\n\n")[0].split())
+
+    @property
+    def content(self) -> str:
+        """What its code is, where that is not the package's: a file's SHA-256 (hex), or a library's version."""
+        if self.source.endswith(".py"):
+            return hashlib.sha256(Path(self.source).read_bytes()).hexdigest()
+        return str(self.module.__version__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Resolved:
             "settings": settings,
         }
         if self.algorithm.source != self.algorithm.name:
-            identity["file"] = hashlib.sha256(Path(self.algorithm.source).read_bytes()).hexdigest()
+            identity["file"] = self.algorithm.content
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -113,7 +122,8 @@ class Resolved:
     @property
     def slug(self) -> str:
         """A readable folder name: algorithm, task, seed, and the identity that tells two settings apart."""
-        task = Path(self.task).stem if Path(self.task).suffix else self.task.replace("/", "-")
+        data = Path(getattr(self.config, "dataset", ""))  # ids of environments may have dots, too: my.module:Env-v0
+        task = data.stem if data.suffix else self.task.replace("/", "-").replace(":", "-")
         return f"{self.label}-{task}-s{self.settings.seed}-{self.run_id[:8]}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,8 +141,13 @@ def algorithm_names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(rlsuite.algorithms.__path__))
 
 
+def sb3_names() -> list[str]:
+    """Stable-Baselines3's methods, and sb3-contrib's where that is installed, as `sb3:ppo`; without importing them."""
+    return [f"sb3:{name}" for name in SB3 + (SB3_CONTRIB if importlib.util.find_spec("sb3_contrib") else ())]
+
+
 def load_algorithm(source: str) -> Algorithm:
-    """An algorithm by the name of its file in the package, or by the path of a user's file (ends in .py).
+    """An algorithm by the name of its file in the package, by the path of a user's file (ends in .py), or `sb3:ppo`.
 
     Raises UserError for an unknown name and for a file without `Config` and `train`.
     """
@@ -153,9 +168,17 @@ def load_algorithm(source: str) -> Algorithm:
         except SyntaxError as error:
             raise UserError(f"{source} is not Python: {error.msg} in line {error.lineno}.") from error
         source = str(path)
+    elif source in sb3_names():
+        from rlsuite.harness import sb3
+
+        name, module = source.replace(":", "-"), sb3.load(source.partition(":")[2])
     else:
         if source not in algorithm_names():
-            raise UserError(f"unknown algorithm '{source}'; {nearest(source, algorithm_names())}")
+            library, _, name = source.partition(":")
+            if library == "sb3" and name in SB3_CONTRIB:
+                raise UserError(f"{source} is a method of sb3-contrib; run `pip install sb3-contrib`.")
+            known = sb3_names() if library == "sb3" else [*algorithm_names(), *sb3_names()]
+            raise UserError(f"unknown algorithm '{source}'; {nearest(source, known)}")
         name = source
         module = importlib.import_module(f"rlsuite.algorithms.{source}")
     for needed in ("Config", "train"):
@@ -168,8 +191,12 @@ def load_algorithm(source: str) -> Algorithm:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """Field name -> the string literal that follows the field in the source of dataclass `cls`, or of its base."""
+    """Field name -> the string literal that follows the field in the source of dataclass `cls`, or of its base.
+
+    A class without source has them in the metadata of its fields, as `help`.
+    """
     helps = field_help(cls.__bases__[0]) if cls.__bases__ != (object,) else {}
+    helps |= {f.name: f.metadata["help"] for f in fields(cls) if "help" in f.metadata}
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):
@@ -213,6 +240,16 @@ def coerce(name: str, kind: Any, value: Any) -> Any:
         if math.isnan(number):
             raise ValueError(f"{name} is a number, not nan")
         return number
+    if typing.get_origin(kind) is UnionType:  # the first kind that it fits
+        first, *others = typing.get_args(kind)
+        try:
+            return coerce(name, first, value)
+        except ValueError:
+            if NoneType in others and (value is None or str(text).lower() == "none"):
+                return None
+            if str in others:
+                return coerce(name, str, value)
+            raise
     if kind is str:
         if not isinstance(value, str):
             raise ValueError(f"{name} is a text, not {value!r}")
@@ -224,6 +261,8 @@ def coerce(name: str, kind: Any, value: Any) -> Any:
         return text
     if typing.get_origin(kind) is tuple:
         parts = text.split(",") if isinstance(text, str) else text
+        if text in ("", "none"):
+            return ()
         return tuple(coerce(name, typing.get_args(kind)[0], part) for part in parts)
     raise TypeError(f"Config field {name} has the type {kind}, which no flag can express")
 
@@ -314,11 +353,13 @@ def add_flags(parser: argparse.ArgumentParser, algorithm: Algorithm) -> None:
 def shown(value: Any) -> str:
     """A default as one would type it."""
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value) if value != "" else "none"
+        return ",".join(map(str, value)) or "none"
+    return str(value) if value not in ("", None) else "none"
 
 
 def metavar(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
-    return {int: "N", float: "X", str: "NAME"}.get(kind, "N,N")
+    if typing.get_origin(kind) is UnionType:
+        return "|".join(metavar(part) for part in typing.get_args(kind))
+    return {int: "N", float: "X", str: "NAME", NoneType: "none"}.get(kind, "N,N")

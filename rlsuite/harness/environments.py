@@ -53,6 +53,7 @@ ATARI: dict[str, dict[str, Any]] = {
     "ale-dqn": {"repeat_action_probability": 0.0, "full_action_space": False, "noop_max": 30, "use_fire_reset": True},
 }
 TRAINING_SEEDS = 1 << 31  # below this number; evaluation seeds are above it
+SMALLEST_PICTURE = 36  # height and width that the convolutions of Mnih et al., 2015, leave something of
 
 
 class Diverged(Exception):
@@ -290,15 +291,7 @@ class Environments:
             if terminations[k] or truncations[k]:
                 episode.terminated, episode.truncated = bool(terminations[k]), bool(truncations[k])
                 ended.append(k)
-        if following.dtype == np.float32:
-            flat = following.ravel()
-            if not math.isfinite(flat.dot(flat)):
-                bad = [k for k in self._all if not np.isfinite(following[k]).all()]
-                if bad:
-                    raise Diverged(
-                        f"an observation of {self.env_id} has a number that is not finite at its step {self.steps} "
-                        f"(copy {bad[0]})"
-                    )
+        self._check_finite(following)
         given = np.asarray(rewards, np.float32)
         terminated = np.asarray(terminations, bool)
         if self._atari:
@@ -333,10 +326,23 @@ class Environments:
             self.observations[k] = observation
             self.episodes[k] = Episode(seed)
             self._begun[k] = len(self._actions)
+        self._check_finite(self.observations)
         oldest = min(self._begun)
         if oldest > 1000 and 2 * oldest > len(self._actions):
             del self._actions[:oldest]
             self._begun = [begun - oldest for begun in self._begun]
+
+    def _check_finite(self, observations: np.ndarray) -> None:
+        if observations.dtype == np.uint8:
+            return
+        flat = observations.ravel()
+        if not math.isfinite(flat.dot(flat)):
+            bad = [k for k in self._all if not np.isfinite(observations[k]).all()]
+            if bad:
+                raise Diverged(
+                    f"an observation of {self.env_id} has a number that is not finite at its step {self.steps} "
+                    f"(copy {bad[0]})"
+                )
 
     # Resume
 
@@ -391,6 +397,12 @@ def check_spaces(env_id: str, slots: Slots) -> tuple[gym.spaces.Box, gym.spaces.
         raise UserError(
             f"the observations of {env_id} are a {type(observations).__name__}; wrap the environment so that they are "
             "a Box, a Discrete, or a Dict of them."
+        )
+    shape = observations.shape
+    if observations.dtype == np.uint8 and len(shape) > 1 and (len(shape) != 3 or min(shape[1:]) < SMALLEST_PICTURE):
+        raise UserError(
+            f"the observations of {env_id} are pictures of the shape {shape}; wrap the environment so that they are "
+            f"(channels, height, width), of at least {SMALLEST_PICTURE} x {SMALLEST_PICTURE}."
         )
     if isinstance(actions, gym.spaces.Discrete) and actions.start == 0:
         return observations, actions

@@ -14,7 +14,7 @@ import torch
 import rlsuite
 from rlsuite.kernels import linear
 
-PACKAGES = ("torch", "numpy", "scipy", "gymnasium", "mujoco", "minari", "h5py")
+PACKAGES = ("torch", "numpy", "scipy", "gymnasium", "mujoco", "minari", "h5py", "stable-baselines3")
 
 
 @cache

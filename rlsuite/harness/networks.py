@@ -17,6 +17,7 @@ from rlsuite.kernels.linear import MLP, mlp
 from rlsuite.kernels.tanh_mlp import Flat, TanhMLP, backward, forward, orthogonal
 
 Array = np.ndarray
+PICTURE_FEATURES = 512  # what NatureCNN makes of a picture
 CHUNK = 256  # rows of a forward pass without gradient, so that a rollout of pictures fits into memory
 
 
@@ -97,12 +98,12 @@ class NatureCNN(nn.Module):
             self.register_parameter(f"weight{i}", nn.Parameter(weight.view(filters, channels, size, size)))
             self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(filters)))
             channels, height, width = filters, (height - size) // stride + 1, (width - size) // stride + 1
-        weight = orthogonal(512, channels * height * width, math.sqrt(2), rng)
-        self.weight3, self.bias3 = nn.Parameter(weight), nn.Parameter(torch.zeros(512))
+        weight = orthogonal(PICTURE_FEATURES, channels * height * width, math.sqrt(2), rng)
+        self.weight3, self.bias3 = nn.Parameter(weight), nn.Parameter(torch.zeros(PICTURE_FEATURES))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last, rearranged while still small: the first layer's backward pass takes a third of the time. Scaling
-        # its weights by 1/255 is cheaper than scaling the pictures.
+        # Channels last, rearranged while still small: the first layer's backward pass takes a third of the time. To
+        # scale its weights by 1/255 is cheaper than to scale the pictures.
         x = x.contiguous(memory_format=torch.channels_last).float()
         first, *parameters = self.parameters()
         parameters.insert(0, first / 255)  # type: ignore[arg-type]
@@ -140,7 +141,7 @@ class ActorCritic(nn.Module):
         self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
         self.pictures = len(observation_shape) == 3
         self.normalizer = ObservationNormalizer(tuple(observation_shape)) if normalize and not self.pictures else None
-        sizes = (512,) if self.pictures else (observation_shape[0], *hidden)
+        sizes = (PICTURE_FEATURES,) if self.pictures else (observation_shape[0], *hidden)
         self.trunk = NatureCNN(observation_shape, rng) if self.pictures else nn.Identity()
         self.actor = TanhMLP((*sizes, actions), 0.01, rng)
         self.critic = TanhMLP((*sizes, 1), 1.0, rng)
@@ -214,7 +215,7 @@ class ActorCritic(nn.Module):
 
     def of_outputs(self, outputs: Array) -> Gaussian | Categorical:
         if self.continuous:
-            return Gaussian(outputs, self.log_std.detach().cpu().numpy())
+            return Gaussian(outputs, self.log_std.detach().cpu().numpy().copy())  # it outlives the next step
         return Categorical.of(outputs)
 
     def sampling_error(self, observations: Array, actions: Array) -> sampling_error.SamplingError:

@@ -97,7 +97,9 @@ class Buffer:
     def add(self, rollout: Rollout) -> Rollout:
         """Append what was collected, drop what is too old, and give all that is left."""
         room = self.capacity - rollout.steps
-        if self.rollout is not None and room > 0:
+        if room < 0:
+            rollout = rollout.newest(self.capacity)
+        elif self.rollout is not None and room > 0:
             rollout = self.rollout.newest(room).then(rollout)
         self.rollout = rollout
         return rollout

@@ -18,7 +18,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -81,6 +81,7 @@ class Run:
         self.dataset_used: Dataset | None = None
         self.env_id = ""
         self.unit = "updates"
+        self.restarts = False  # whether a run that was cut begins again, because nothing can continue it exactly
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
         self._tracked: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
@@ -140,7 +141,7 @@ class Run:
             self._metrics = {key: float(value) for key, value in metrics.items()}
             self._logged = self.update
 
-    def loop(self, updates: int, policy: Policy, stride: int = 1) -> Iterator[int]:
+    def loop(self, updates: int, policy: Policy, stride: int = 1) -> Generator[int, None, None]:
         """Yield the positions still to be reached, and do everything that surrounds them.
 
         A position is the number of updates, or of environment steps in strides of `stride`; the last one is the largest
@@ -209,6 +210,11 @@ class Run:
         self._progress = Progress(self.resolved.label, self.resolved.task, self.settings.seed, self.updates, self.unit)
         offsets = {"metrics.jsonl": 0, "evaluations.jsonl": 0}
         newest = max(checkpoints.glob("update-*.ckpt"), default=None)
+        if newest is not None and self.restarts and newest != self._checkpoint_path(self.updates):
+            self._progress.say("cannot be continued exactly, so it begins again; what was there is dropped")
+            for stale in (*sorted(checkpoints.glob("update-*.ckpt")), self.directory / "policy.npz"):
+                stale.unlink(missing_ok=True)
+            newest = None
         if newest is not None:
             tree = files.load_checkpoint(newest)
             self._restore(tree, newest)
@@ -347,11 +353,10 @@ class Run:
     # Checkpoints
 
     def _checkpoint(self) -> None:
-        folder = self.directory / "checkpoints"
         # Before the streams: environments that have not begun yet draw their first seeds here.
         states = {name: state_of(tracked) for name, tracked in self._tracked.items()}
         files.save_checkpoint(
-            folder / f"update-{self.update:010d}.ckpt",
+            self._checkpoint_path(self.update),
             {
                 "run_id": self.resolved.run_id,
                 "dataset_hash": self.identity["dataset_hash"],
@@ -364,8 +369,11 @@ class Run:
             },
         )
         files.save_policy(self.directory / "policy.npz", self.policy, self.resolved.algorithm.source)
-        for old in sorted(folder.glob("update-*.ckpt"))[:-KEPT]:
+        for old in sorted((self.directory / "checkpoints").glob("update-*.ckpt"))[:-KEPT]:
             old.unlink()
+
+    def _checkpoint_path(self, update: int) -> Path:
+        return self.directory / "checkpoints" / f"update-{update:010d}.ckpt"
 
     def _restore(self, tree: dict[str, Any], path: Path) -> None:
         if tree["run_id"] != self.resolved.run_id:
@@ -462,7 +470,8 @@ def execute(resolved: Resolved, directory: Path, command: str = "") -> int:
         print(f"rlsuite: the run in {directory} diverged: {error}.", file=sys.stderr)
         return 3
     except Stopped as error:
-        print(f"rlsuite: stopped at update {run.update}; continue with: rlsuite resume {directory}", file=sys.stderr)
+        way = "begin again" if run.restarts else "continue"
+        print(f"rlsuite: stopped at update {run.update}; {way} with: rlsuite resume {directory}", file=sys.stderr)
         return 128 + error.number
     except BaseException as error:
         run.fail("failed", " ".join(f"{type(error).__name__}: {error}".split()))

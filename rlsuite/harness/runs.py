@@ -18,7 +18,7 @@ from rlsuite.data.files import read_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files
 from rlsuite.harness.config import Resolved, Settings, load_algorithm, resolve
-from rlsuite.harness.environments import make_env
+from rlsuite.harness.environments import is_atari, make_env, make_slots
 from rlsuite.harness.evaluation import evaluate
 from rlsuite.harness.run import execute, read_status
 from rlsuite.harness.seeding import evaluation_seeds
@@ -78,7 +78,8 @@ def evaluate_run(directory: Path, episodes: int, env: str, video: bool) -> int:
     returns = np.array([episode.total for episode in played])
     lengths = np.array([episode.length for episode in played])
     status = read_status(directory)
-    print(f"{manifest['algorithm']} on {manifest['task']}, update {status.get('update')} of {status.get('updates')}")
+    unit = "update" if manifest["dataset"] else "environment step"
+    print(f"{manifest['algorithm']} on {manifest['task']}, {unit} {status.get('update')} of {status.get('updates')}")
     print(
         f"{env_id}: return {returns.mean():.1f}, standard deviation {returns.std(ddof=len(returns) > 1):.1f} over "
         f"{episodes} episodes, mean length {lengths.mean():.0f}"
@@ -87,11 +88,11 @@ def evaluate_run(directory: Path, episodes: int, env: str, video: bool) -> int:
     if reference:
         print(f"normalised score {float(reference.score(returns.mean())):.1f} (reference: {reference.label})")
     if video:
-        print(f"video in {record(policy.act, env_id, played[0].seed, directory)}")
+        print(f"video in {record(policy, env_id, played[0].seed, directory)}")
     return 0
 
 
-def record(act: Callable[[np.ndarray], np.ndarray], env_id: str, seed: int, directory: Path) -> Path:
+def record(policy: Any, env_id: str, seed: int, directory: Path) -> Path:
     """Film the episode that begins with `seed`; an mp4 file where imageio-ffmpeg is installed, else a GIF.
 
     Raises UserError where nothing can be rendered.
@@ -100,6 +101,25 @@ def record(act: Callable[[np.ndarray], np.ndarray], env_id: str, seed: int, dire
 
     import imageio.v3 as imageio
 
+    rng = np.random.default_rng(seed)
+    stochastic = getattr(policy, "stochastic", False)
+
+    def act(observation: np.ndarray) -> Any:
+        batch = observation[None] if observation.dtype == np.uint8 else np.asarray(observation, np.float32)[None]
+        return (policy.act(batch, rng.random(1)) if stochastic else policy.act(batch))[0]
+
+    frames, fps = (film_atari if is_atari(env_id) else film)(act, env_id, seed)
+    if importlib.util.find_spec("imageio_ffmpeg"):
+        path = directory / "video.mp4"
+        imageio.imwrite(path, frames, fps=fps)
+    else:
+        path = directory / "video.gif"
+        imageio.imwrite(path, frames, duration=1000 / fps, loop=0)
+    return path
+
+
+def film(act: Callable[[np.ndarray], Any], env_id: str, seed: int) -> tuple[np.ndarray, float]:
+    """The pictures of an episode as the environment renders them, and how many there are a second."""
     os.environ.setdefault("MUJOCO_GL", "egl" if not os.environ.get("DISPLAY") else "glfw")
     env = make_env(env_id, render_mode="rgb_array")
     fps = env.metadata.get("render_fps", 30)
@@ -109,8 +129,7 @@ def record(act: Callable[[np.ndarray], np.ndarray], env_id: str, seed: int, dire
         frames: list[Any] = [env.render()]
         step, done = 0, False
         while not done:
-            action = act(np.asarray(observation, np.float32)[None])[0]
-            observation, _, terminated, truncated, _ = env.step(action)
+            observation, _, terminated, truncated, _ = env.step(act(observation))
             step, done = step + 1, terminated or truncated
             if step % stride == 0 or done:
                 frames.append(env.render())
@@ -121,13 +140,21 @@ def record(act: Callable[[np.ndarray], np.ndarray], env_id: str, seed: int, dire
         ) from error
     finally:
         env.close()
-    if importlib.util.find_spec("imageio_ffmpeg"):
-        path = directory / "video.mp4"
-        imageio.imwrite(path, np.stack(frames), fps=fps / stride)
-    else:
-        path = directory / "video.gif"
-        imageio.imwrite(path, np.stack(frames), duration=1000 * stride / fps, loop=0)
-    return path
+    return np.stack(frames), fps / stride
+
+
+def film_atari(act: Callable[[np.ndarray], Any], env_id: str, seed: int) -> tuple[np.ndarray, float]:
+    """What the policy sees of a game, three times as large: ale-py's vector environment has no other picture."""
+    envs = make_slots(env_id, 1)
+    observation = envs.reset([0], [seed])[0]
+    frames, done = [observation[-1]], False
+    while not done:
+        played = envs.step([0], np.array([act(observation)]))
+        observation, _, terminated, truncated, _ = (part[0] for part in played)
+        frames.append(observation[-1])
+        done = terminated or truncated
+    envs.close()
+    return np.stack(frames).repeat(3, 1).repeat(3, 2), 15.0
 
 
 def verify_run(directory: Path) -> int:
