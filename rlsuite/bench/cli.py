@@ -121,6 +121,7 @@ def _invocation() -> str:
 
 def _show(table: Table, results: Path, only: list[str]) -> int:
     from rlsuite.bench import runner
+    from rlsuite.bench.units import singular
 
     words = {
         "new": "to run",
@@ -132,7 +133,7 @@ def _show(table: Table, results: Path, only: list[str]) -> int:
     for cell, outcome, locked in runner.standing(table, results, only):
         due += outcome.state not in ("finished", "diverged")
         state = "running" if locked else words.get(outcome.state, outcome.state)
-        state += f" (update {outcome.update})" if outcome.update and state not in ("finished",) else ""
+        state += f" ({singular(cell.unit)} {outcome.update})" if outcome.update and state not in ("finished",) else ""
         lines.append((state, cell.label, cell.task, f"seed {cell.seed}", cell.folder))
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     for line in lines:

@@ -8,7 +8,18 @@ from html import escape
 from rlsuite.bench import plots
 from rlsuite.bench.plots import Panel
 from rlsuite.bench.summary import Cell, Summary
-from rlsuite.bench.text import DASH, cell_marks, failure_line, leaders, number, plus_minus, range_of
+from rlsuite.bench.text import (
+    DASH,
+    cell_marks,
+    failure_line,
+    leaders,
+    number,
+    plus_minus,
+    range_of,
+    with_spread,
+    words,
+)
+from rlsuite.bench.units import UPDATES, singular
 
 _CSS = """
 :root {
@@ -92,6 +103,11 @@ details .scroll { margin-top: .8rem; }
 }
 @media print { body { background: none; } .scroll { overflow: visible; } figure, tr { break-inside: avoid; } }
 """
+_MANY = 6  # algorithms from which on the table has narrow columns
+_MANY_CSS = """
+.many th, .many td { padding: .55rem .5rem; }
+.legend { max-width: none; }
+"""
 
 
 def page(summary: Summary, title: str) -> str:
@@ -119,10 +135,11 @@ def page(summary: Summary, title: str) -> str:
         _section("Provenance", _provenance(summary)) if summary.provenance else "",
     ]
     body = "\n".join(section for section in sections if section)
+    css = _CSS + (_MANY_CSS if len(summary.algorithms) >= _MANY else "")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -173,23 +190,24 @@ def _table(summary: Summary) -> str:
         start = ' class="aggregate first"' if index == 0 else ' class="aggregate"'
         name = f"{escape(aggregate.name)}<small>{escape(aggregate.help)}</small>"
         lines.append(f'<tr{start}><th scope="row">{name}</th>{cells}</tr>')
-    return _scroll(
-        f'<thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines) + "\n</tbody>"
-    )
+    table = f'<thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines) + "\n</tbody>"
+    if len(summary.algorithms) < _MANY:
+        return _scroll(table)
+    return _scroll(table.replace(" ± ", "<br>± "), "wide many")
 
 
 def _cell(summary: Summary, cell: Cell, best: bool) -> str:
-    metric = summary.task_metrics[cell.task]
+    metric, online = summary.task_metrics[cell.task], summary.online(cell.task)
     interval = cell.interval(metric)
     failed = f'<small class="bad">{len(cell.failures)} failed</small>' if cell.failures else ""
     if interval is None:
         text = '<span class="bad">no score</span>' if cell.failures else DASH
         return f'<td class="n">{text}{failed}</td>'
     mark = ' class="best"' if best else ""
-    lines = [f"<span{mark}>{plus_minus(interval, metric)}</span>{cell_marks(cell)}"]
+    lines = [f"<span{mark}>{plus_minus(interval, metric, online)}</span>{cell_marks(cell)}"]
     raw = cell.interval("return")
-    if metric == "score" and raw is not None:
-        lines.append(f"<small>return {plus_minus(raw, 'return')}</small>")
+    if metric != "return" and raw is not None:
+        lines.append(f"<small>{'final ' if metric == 'auc' else ''}return {plus_minus(raw, 'return', online)}</small>")
     elif metric != summary.metric:
         lines.append("<small>raw return</small>")
     lines.append(f"<small>{_count(cell.runs, 'run')}</small>")
@@ -198,17 +216,25 @@ def _cell(summary: Summary, cell: Cell, best: bool) -> str:
 
 def _runs(summary: Summary) -> str:
     """Every run's own number, behind a fold."""
+    cells = summary.cells.values()
+    names = {"score": "score", "return": "return", "auc": "average return"}
+    metrics = [m for m in names if any(len(cell.values(m)) for cell in cells)]
+    if "score" not in metrics and UPDATES in summary.units.values():
+        metrics.insert(0, "score")
     body = []
-    for cell in summary.cells.values():
+    for cell in cells:
+        known = {metric: cell.values(metric) for metric in metrics}
         for index, seed in enumerate(cell.seeds):
-            score = DASH if cell.scores is None else number(cell.scores[index])
-            values = (score, number(cell.returns[index], "return"), f"{cell.updates or 0:,}")
-            cells = "".join(f'<td class="n">{value}</td>' for value in values)
+            values = [
+                number(v[index], metric, summary.online(cell.task)) if len(v) else DASH for metric, v in known.items()
+            ]
+            values.append(f"{cell.updates or 0:,}")
+            numbers = "".join(f'<td class="n">{value}</td>' for value in values)
             where = f"<td>{escape(cell.task)}</td><td>{escape(cell.algorithm)}</td>"
-            body.append(f'<tr>{where}<td class="n">{seed}</td>{cells}</tr>')
+            body.append(f'<tr>{where}<td class="n">{seed}</td>{numbers}</tr>')
     if not body:
         return ""
-    head = _head(("task", "algorithm"), ("seed", "score", "return", "updates"))
+    head = _head(("task", "algorithm"), ("seed", *(names[metric] for metric in metrics), summary.unit))
     return f"<details><summary>Every finished run</summary>{_scroll(head + _body(body))}</details>"
 
 
@@ -219,20 +245,25 @@ def _published(summary: Summary) -> str:
         lines = []
         numbers = [p for p in summary.published if p.task == task]
         for index, p in enumerate(numbers):
-            ours = summary.cells[p.task, p.algorithm].interval("score")
+            ours, fine = summary.cells[p.task, p.algorithm].interval(p.metric), summary.online(task)
+            kind = "" if p.metric == "score" else f"<small>{words(p.metric)}</small>"
             name = f'<th scope="rowgroup" rowspan="{len(numbers)}">{_breakable(task)}</th>' if index == 0 else ""
             lines.append(
                 f"<tr>{name}<td>{escape(p.algorithm)}</td>"
-                f'<td class="n">{plus_minus(ours) if ours else DASH}</td>'
-                f'<td class="n">{p.mean:.1f} ± {p.spread:.1f}<small>{escape(p.spread_kind)}</small></td>'
-                f"<td>{escape(p.label)} <sup>{sources.index(p.source) + 1}</sup>"
-                f'<div class="soft">{escape(p.dataset)}: {escape(p.differs)}</div></td></tr>'
+                f'<td class="n">{plus_minus(ours, p.metric, fine) if ours else DASH}{kind}</td>'
+                f'<td class="n">{with_spread(p.mean, p.spread, p.metric, fine)}'
+                f"<small>{escape(p.spread_kind)}</small></td>"
+                f"<td{' class=words' if kind else ''}>{escape(p.label)} <sup>{sources.index(p.source) + 1}</sup>"
+                f'<div class="soft">{escape(p.original)}: {escape(p.differs)}</div></td></tr>'
             )
         groups.append(_body(lines) if lines else "")
+    if all(p.metric == "score" for p in summary.published):
+        origin = "the published scores come from other data and other versions of the environment"
+    else:
+        origin = "the published numbers come from other data, versions of the environment or protocols"
     caution = (
-        '<p class="note">Not comparable to within the intervals: the published scores come from other data and other '
-        "versions of the environment, as named in the last column, and their ± is another quantity. They are no "
-        "part of the statistics above.</p>"
+        f'<p class="note">Not comparable to within the intervals: {origin}, as named in the last column, and their ± '
+        "is another quantity. They are no part of the statistics above.</p>"
     )
     head = _head(("task", "algorithm"), ("here", "published"), ("what was measured there",))
     notes = _notes(f"{index}. {source}." for index, source in enumerate(sources, 1))
@@ -246,7 +277,10 @@ def _failures(summary: Summary) -> str:
         f'<td class="words"><code>{escape(f.message)}</code></td></tr>'
         for f in summary.failures
     ]
-    return _scroll(_head(("task", "algorithm"), ("seed",), ("status",), ("at update",), ("message",)) + _body(body))
+    return _scroll(
+        _head(("task", "algorithm"), ("seed",), ("status",), (f"at {singular(summary.unit)}",), ("message",))
+        + _body(body)
+    )
 
 
 def _provenance(summary: Summary) -> str:
@@ -277,16 +311,19 @@ def _panels(heading: str, caption: str, summary: Summary, panels: Sequence[Panel
 
 def _curve_caption(summary: Summary) -> str:
     return (
-        "Mean over runs of the interim evaluations, and of the final one at the last update; the band is the pointwise "
-        "95 % Student-t interval over runs."
+        f"Mean over runs of the interim evaluations, and of the final one at the last {singular(summary.unit)}; the "
+        "band is the pointwise 95 % Student-t interval over runs."
+        + (" The dashed line is where the averages end." if summary.until else "")
     )
 
 
 def _interval_caption(summary: Summary) -> str:
-    text = "Final checkpoints. Small dots are single runs, the bar is the interval named below the axis."
+    text = "Average returns" if summary.metric == "auc" else "Final checkpoints"
+    text += ". Small dots are single runs, the bar is the interval named below the axis."
     if summary.profiles:
+        what = "score" if summary.metric == "score" else words(summary.metric)
         text += (
-            " The profile shows, for each score τ, the share of runs above it, with a pointwise 95 % bootstrap band."
+            f" The profile shows, for each {what} τ, the share of runs above it, with a pointwise 95 % bootstrap band."
         )
     return text
 
@@ -299,8 +336,8 @@ def _notes(notes: Iterable[str]) -> str:
     return "\n".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
-def _scroll(table: str) -> str:
-    return f'<div class="scroll" tabindex="0"><table class="wide">{table}</table></div>'
+def _scroll(table: str, kind: str = "wide") -> str:
+    return f'<div class="scroll" tabindex="0"><table class="{kind}">{table}</table></div>'
 
 
 def _head(*groups: Sequence[str]) -> str:

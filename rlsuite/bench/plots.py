@@ -6,6 +6,7 @@ Both are drawn by the same functions. The same summary gives the same bytes: no 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rlsuite.bench.statistics import Interval
 from rlsuite.bench.summary import Aggregate, Summary
+from rlsuite.bench.text import words
 
 # Told apart on white and on black, and with the common kinds of colour blindness together with the marker.
 COLOURS = ("#3b7dc4", "#e0752d", "#2f9e6e", "#b5569f", "#8a8f1f", "#17a3b8", "#c94f4f", "#7a6fd0", "#7d8590", "#9a6a44")
@@ -101,16 +103,23 @@ def _curves(summary: Summary, task: str, axes: Axes) -> None:
         if curve is None:
             continue
         tint = colour(summary, algorithm)
-        axes.fill_between(curve.updates, curve.low, curve.high, color=tint, alpha=0.16, linewidth=0)
+        axes.fill_between(curve.updates, curve.low, curve.high, color=tint, alpha=_veil(summary), linewidth=0)
         every = max(1, len(curve.updates) // 8)
         marker = _marker(summary, algorithm)
         axes.plot(curve.updates, curve.mean, color=tint, lw=1.8, marker=marker, ms=4, markevery=every)
-    axes.set_xlabel("updates")
-    axes.set_ylabel(_unit(summary, task))
+    axes.set_xlabel(summary.units[task])
+    axes.set_ylabel("normalised score" if summary.task_metrics[task] == "score" else "return")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.02)
     axes.set_xlim(left=0)
+    if summary.until is not None:
+        axes.axvline(summary.until, color=axes.xaxis.label.get_color(), lw=0.9, ls=(0, (4, 3)))
+
+
+def _veil(summary: Summary) -> float:
+    """Opacity of a band, so that many of them do not hide each other's lines."""
+    return 0.16 * min(1.0, 4 / len(summary.algorithms))
 
 
 def _cells(summary: Summary, task: str, axes: Axes) -> None:
@@ -154,7 +163,7 @@ def _aggregate(summary: Summary, aggregate: Aggregate, axes: Axes) -> None:
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel("share of pairs of runs, 95 % bootstrap interval")
     else:
-        axes.set_xlabel(f"{_words(summary.metric)}, 95 % stratified bootstrap interval")
+        axes.set_xlabel(f"{words(summary.metric)}, 95 % stratified bootstrap interval")
 
 
 def _bar(axes: Axes, row: float, interval: Interval, tint: str, marker: str) -> None:
@@ -186,17 +195,13 @@ def _profiles(summary: Summary, axes: Axes) -> None:
         axes.fill_between(profile.thresholds, profile.low, profile.high, color=tint, alpha=0.14, lw=0, step="post")
         axes.step(profile.thresholds, profile.share, where="post", color=tint, lw=1.8)
     axes.set_ylim(-0.02, 1.04)
-    axes.set_xlabel(f"{_words(summary.metric)} τ")
+    axes.set_xlabel(f"{words(summary.metric)} τ")
     axes.set_ylabel("share of runs above τ")
     axes.margins(x=0)
 
 
 def _unit(summary: Summary, task: str) -> str:
-    return _words(summary.task_metrics[task])
-
-
-def _words(metric: str) -> str:
-    return "normalised score" if metric == "score" else "return"
+    return words(summary.task_metrics[task])
 
 
 # ---- output --------------------------------------------------------------------------------------
@@ -233,7 +238,9 @@ def png(summary: Summary, panels: Sequence[Panel], title: str, legend: bool) -> 
             panel.draw(axes)
             axes.set_title(panel.title)
         if legend:
-            figure.legend(handles=_handles(summary), loc="outside lower left", ncols=6, frameon=False)
+            handles = _handles(summary)
+            columns = math.ceil(len(handles) / math.ceil(len(handles) / 6))  # rows of like length
+            figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

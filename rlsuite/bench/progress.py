@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlsuite.bench.table import Cell
+from rlsuite.bench.units import singular
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,7 @@ class View:
     cell: Cell
     update: int
     updates: int  # 0 if unknown
-    speed: float | None  # updates per second, None before there are two marks
+    speed: float | None  # updates or environment steps per second, None before there are two marks
     seconds: float  # since the cell was started
 
     @property
@@ -31,7 +32,7 @@ class View:
 
     @property
     def left(self) -> float | None:
-        """Seconds to the last update; the final evaluation comes after that."""
+        """Seconds to the last position; the final evaluation comes after that."""
         return max(self.updates - self.update, 0) / self.speed if self.speed and self.updates else None
 
 
@@ -77,7 +78,7 @@ class Plain:
             self.line(f"{len(finished)} of {total} cells were finished before")
 
     def started(self, cell: Cell, update: int) -> None:
-        self.line(f"[{self.clock}] start     {cell.title}{f' from update {update}' if update else ''}")
+        self.line(f"[{self.clock}] start     {cell.title}{f' from {singular(cell.unit)} {update}' if update else ''}")
 
     def settled(self, cell: Cell, state: str, message: str, seconds: float | None, result: str) -> None:
         finished = state == "finished"

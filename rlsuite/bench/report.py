@@ -21,7 +21,20 @@ from rich.text import Text
 
 from rlsuite.bench import html, plots, rows, statistics
 from rlsuite.bench.summary import Aggregate, Cell, Summary, summarise
-from rlsuite.bench.text import DASH, FAILED, FEW, MINUS, cell_marks, failure_line, leaders, plus_minus, range_of
+from rlsuite.bench.text import (
+    DASH,
+    FAILED,
+    FEW,
+    MINUS,
+    cell_marks,
+    failure_line,
+    leaders,
+    plus_minus,
+    range_of,
+    with_spread,
+    words,
+)
+from rlsuite.bench.units import singular
 from rlsuite.data.files import read_json, write_atomic
 from rlsuite.errors import UserError
 
@@ -46,15 +59,17 @@ def build(
     results: Path,
     *,
     baseline: str | None = None,
-    metric: str = "score",
+    metric: str | None = None,
+    until: int | None = None,
     resamples: int = statistics.RESAMPLES,
     seed: int = 0,
 ) -> Report:
     """Write the report of a results folder from its `rows.csv`, which is collected from the cells if it is missing.
 
     `baseline` is the algorithm that the others are compared with (default: the first), `metric` "score" (normalised
-    x 100) or "return", `resamples` and `seed` those of the bootstrap. Raises UserError if there are no rows, if one is
-    incomplete, or if rows that do not measure the same thing would be averaged; nothing is written then.
+    x 100), "return", or "auc" (time average of the learning curve of returns, up to the position `until`), `resamples`
+    and `seed` those of the bootstrap. Raises UserError if there are no rows, if one is incomplete, or if rows that do
+    not measure the same thing would be averaged; nothing is written then.
     """
     results = Path(results)
     if not results.is_dir():
@@ -71,6 +86,7 @@ def build(
         tasks=tasks,
         baseline=baseline,
         metric=metric,
+        until=until,
         resamples=resamples,
         seed=seed,
     )
@@ -86,7 +102,10 @@ def build(
     if curves:
         contents["curves.png"] = plots.png(summary, curves, f"{title}: learning curves", legend=True)
     panels = plots.interval_panels(summary)
-    contents["intervals.png"] = plots.png(summary, panels, f"{title}: final checkpoints", legend=bool(summary.profiles))
+    what = "final checkpoints"
+    if summary.metric == "auc":
+        what = "average returns" + (f" up to {summary.until:,} {summary.unit}" if summary.until else "")
+    contents["intervals.png"] = plots.png(summary, panels, f"{title}: {what}", legend=bool(summary.profiles))
     contents["report.html"] = html.page(summary, title).encode()
     for name in FILES:
         if name in contents:
@@ -131,14 +150,15 @@ def markdown(summary: Summary, title: str) -> str:
         lines += ["", f"**{failure_line(summary)}**"]
     lines += [f"\n**Warning:** {_md(warning)}" for warning in summary.warnings]
     lines += ["", *_md_table(["task", *summary.algorithms], _main_rows(summary, _md_cell, _md))]
-    if summary.metric == "score":
+    if summary.metric != "return":
         lines += [
             "",
-            "## Raw returns",
+            "## Raw returns" if summary.metric == "score" else "## Returns of the final checkpoints",
             "",
             *_md_table(["task", *summary.algorithms], _return_rows(summary, _md)),
         ]
     if summary.published:
+        kinds = {"score" if p.metric == "score" else words(p.metric) for p in summary.published}
         lines += [
             "",
             "## Published numbers",
@@ -150,7 +170,7 @@ def markdown(summary: Summary, title: str) -> str:
             "task",
             "algorithm",
             "published as",
-            "score",
+            kinds.pop() if len(kinds) == 1 else " or ".join(sorted(kinds)),
             "± is",
             "differs from ours",
             "source",
@@ -160,9 +180,9 @@ def markdown(summary: Summary, title: str) -> str:
                 p.task,
                 p.algorithm,
                 p.label,
-                f"{p.mean:.1f} ± {p.spread:.1f}",
+                with_spread(p.mean, p.spread, p.metric, summary.online(p.task)),
                 p.spread_kind,
-                f"{p.dataset}: {p.differs}",
+                f"{p.original}: {p.differs}",
                 p.source,
             ]
             for p in summary.published
@@ -173,7 +193,7 @@ def markdown(summary: Summary, title: str) -> str:
     lines += ["", "![intervals](intervals.png)"]
     if summary.failures:
         lines += ["", "## Runs without a score", ""]
-        header = ["algorithm", "task", "seed", "status", "at update", "message"]
+        header = ["algorithm", "task", "seed", "status", f"at {singular(summary.unit)}", "message"]
         body = [
             [
                 f.algorithm,
@@ -220,7 +240,7 @@ def _plain_cell(summary: Summary, cell: Cell, metric: str | None = None) -> str:
     interval = cell.interval(metric)
     if interval is None:
         return f"failed ({len(cell.failures)})" if cell.failures else DASH
-    return f"{plus_minus(interval, metric)} (n={cell.runs}){cell_marks(cell)}"
+    return f"{plus_minus(interval, metric, summary.online(cell.task))} (n={cell.runs}){cell_marks(cell)}"
 
 
 def _main_rows(summary: Summary, show: Any, escape: Any) -> list[list[str]]:
@@ -280,9 +300,10 @@ def latex(summary: Summary, title: str) -> str:
         _main_rows(summary, _tex_cell, _tex)[:tasks],
         [list(map(_tex_marks, r)) for r in aggregates],
     )
-    if summary.metric == "score":
+    if summary.metric != "return":
         body = [[row[0], *map(_tex_marks, row[1:])] for row in _return_rows(summary, _tex)]
-        lines += ["", "% Raw returns", *_tabular(summary, body, [])]
+        what = "Raw returns" if summary.metric == "score" else "Returns of the final checkpoints"
+        lines += ["", f"% {what}", *_tabular(summary, body, [])]
     return "\n".join(lines) + "\n"
 
 
@@ -339,7 +360,7 @@ def _csv_rows(summary: Summary) -> Iterator[list[str]]:
         for algorithm in summary.algorithms:
             cell = summary.cells[task, algorithm]
             counts = [str(cell.runs), str(len(cell.failures)), str(cell.few).lower()]
-            for metric in ("score", "return"):
+            for metric in ("score", "return", *(["auc"] if summary.metric == "auc" else [])):
                 interval = cell.interval(metric)
                 if interval is None and metric != summary.task_metrics[task]:
                     continue
@@ -353,7 +374,7 @@ def _csv_rows(summary: Summary) -> Iterator[list[str]]:
                     *numbers,
                     "95 % Student t",
                     *counts,
-                    "",
+                    f"up to {summary.until}" if metric == "auc" and summary.until else "",
                 ]
     for aggregate in summary.aggregates:
         for algorithm, interval in aggregate.values.items():
@@ -375,12 +396,12 @@ def _csv_rows(summary: Summary) -> Iterator[list[str]]:
             ]
     for p in summary.published:
         numbers = [_decimal(p.mean), "", "", _decimal(p.spread)]
-        note = f"{p.label}; {p.dataset}; differs: {p.differs}; source: {p.source}"
+        note = f"{p.label}; {p.original}; differs: {p.differs}; source: {p.source}"
         yield [
             "published",
             p.task,
             p.algorithm,
-            "score",
+            p.metric,
             "mean",
             *numbers,
             p.spread_kind,

@@ -22,9 +22,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument(
         "--metric",
-        metavar="score|return",
-        default="score",
-        help="normalised score x 100, or raw return (default: score)",
+        metavar="score|return|auc",
+        help="normalised score x 100, raw return, or the time average of the learning curve of raw returns (default: "
+        "score, or return where no task has a reference)",
+    )
+    parser.add_argument(
+        "--until",
+        metavar="N",
+        type=_natural,
+        help="with --metric auc, cut the curves at this update or environment step",
     )
     parser.add_argument(
         "--resamples",
@@ -48,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         results,
         baseline=arguments.baseline,
         metric=arguments.metric,
+        until=arguments.until,
         resamples=arguments.resamples,
         seed=arguments.seed,
     )

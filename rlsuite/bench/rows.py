@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from rlsuite.bench.units import STEPS, UPDATES, singular
 from rlsuite.data.files import read_json, write_atomic
 from rlsuite.data.scores import reference
 from rlsuite.errors import UserError
@@ -159,7 +160,8 @@ def _failure(cell: Path, status: Mapping[str, Any], state: str, message: str) ->
     if state not in STATUSES or state == "ok":
         state = "interrupted"
     if not message and state == "interrupted":
-        message = f"not finished: update {status.get('update', '?')} of {status.get('updates', '?')}"
+        unit = STEPS if known.get("dataset") == "" else UPDATES
+        message = f"not finished: {singular(unit)} {status.get('update', '?')} of {status.get('updates', '?')}"
     row = {column: known.get(column) for column in COLUMNS}
     row |= {
         "phase": None,

@@ -14,19 +14,34 @@ DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 
-def number(value: float, metric: str = "score") -> str:
-    """One decimal for scores; returns from 1,000 on are whole, with thousands separated."""
-    text = f"{value:,.0f}" if metric == "return" and abs(value) >= 1000 else f"{value:,.1f}"
-    return text.replace("-", MINUS)
+def number(value: float, metric: str = "score", fine: bool = False) -> str:
+    """One decimal; returns and their averages are whole from 1,000 on, with thousands separated.
+
+    `fine`, for the small tasks among the online ones, gives returns below 10 two decimals.
+    """
+    return f"{value:,.{_decimals(value, metric, fine)}f}".replace("-", MINUS)
 
 
-def plus_minus(interval: Interval, metric: str = "score") -> str:
+def plus_minus(interval: Interval, metric: str = "score", fine: bool = False) -> str:
     """Mean ± half-width; a dash where one run leaves the half-width unknown."""
-    half = interval.half_width
-    if math.isnan(half):
-        return f"{number(interval.value, metric)} ± {DASH}"
-    whole = metric == "return" and abs(interval.value) >= 1000
-    return f"{number(interval.value, metric)} ± {f'{half:,.0f}' if whole else f'{half:,.1f}'}"
+    return with_spread(interval.value, interval.half_width, metric, fine)
+
+
+def with_spread(value: float, spread: float, metric: str = "score", fine: bool = False) -> str:
+    """Value ± spread, a dash where that is nan; both with the digits of the value."""
+    text = DASH if math.isnan(spread) else f"{spread:,.{_decimals(value, metric, fine)}f}"
+    return f"{number(value, metric, fine)} ± {text}"
+
+
+def words(metric: str) -> str:
+    """What a metric is called on an axis or in a column's head."""
+    return {"score": "normalised score", "return": "return", "auc": "average return"}[metric]
+
+
+def _decimals(value: float, metric: str, fine: bool) -> int:
+    if metric == "score":
+        return 1
+    return 0 if abs(value) >= 1000 else 2 if fine and abs(value) < 10 else 1
 
 
 def range_of(interval: Interval, digits: int = 1) -> str:

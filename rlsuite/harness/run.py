@@ -127,6 +127,11 @@ class Run:
         self._tracked.update(objects)
 
     @property
+    def place(self) -> str:
+        """The position in words."""
+        return f"{'update' if self.unit == 'updates' else 'environment step'} {self.update}"
+
+    @property
     def logging(self) -> bool:
         """Whether metrics given now are kept: a multiple of `log_every` was reached since they last were.
 
@@ -235,7 +240,7 @@ class Run:
         self._last_status = 0.0
         self._status("running")
         if newest is not None:
-            self._progress.say(f"continuing at update {self.update} of {self.updates}")
+            self._progress.say(f"continuing at {self.place} of {self.updates}")
 
     def _identity(self) -> dict[str, Any]:
         """The columns that every row of this run carries."""
@@ -280,7 +285,7 @@ class Run:
     def _write_metrics(self) -> None:
         bad = [key for key, value in self._metrics.items() if not math.isfinite(value)]
         if bad:
-            raise Diverged(f"{bad[0]} is {self._metrics[bad[0]]} at update {self.update}")
+            raise Diverged(f"{bad[0]} is {self._metrics[bad[0]]} at {self.place}")
         row = {"update": self.update, **self._metrics}
         self._metrics_log.append(row)
         self._mirror.metrics(row)
@@ -296,7 +301,7 @@ class Run:
         reference = scores.reference(self.env_id, self.identity["dataset"])
         for number, episode in enumerate(played):
             if not math.isfinite(episode.total):
-                raise Diverged(f"the return of evaluation episode {number} is {episode.total} at update {self.update}")
+                raise Diverged(f"the return of evaluation episode {number} is {episode.total} at {self.place}")
             rows.append(
                 {
                     **self.identity,
@@ -471,7 +476,7 @@ def execute(resolved: Resolved, directory: Path, command: str = "") -> int:
         return 3
     except Stopped as error:
         way = "begin again" if run.restarts else "continue"
-        print(f"rlsuite: stopped at update {run.update}; {way} with: rlsuite resume {directory}", file=sys.stderr)
+        print(f"rlsuite: stopped at {run.place}; {way} with: rlsuite resume {directory}", file=sys.stderr)
         return 128 + error.number
     except BaseException as error:
         run.fail("failed", " ".join(f"{type(error).__name__}: {error}".split()))

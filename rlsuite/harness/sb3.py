@@ -328,4 +328,4 @@ def train(name: str, config: Any, run: Run) -> None:
         except ValueError as error:  # what torch's distributions raise where a parameter is NaN
             if all(bool(torch.isfinite(weight).all()) for weight in model.policy.parameters()):
                 raise
-            raise Diverged(f"a weight of the policy is not finite before update {run.update}") from error
+            raise Diverged(f"a weight of the policy is not finite before {run.place}") from error
