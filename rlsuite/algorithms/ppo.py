@@ -96,10 +96,12 @@ class Config:
     """evaluate discrete policies with sampled actions"""
 
 
+# Values of unscaled rewards move by more than `clip`.
+UNSCALED = {"normalize_observations": False, "normalize_rewards": False, "clip_value": False, "eval_every": 10_000}
 PRESETS: dict[str, dict[str, Any]] = {
     "*": {"eval_every": 50_000, "log_every": 10_000, "checkpoint_every": 100_000},
-    "cartpole*": {"normalize_observations": False, "normalize_rewards": False, "eval_every": 10_000},
-    "acrobot*": {"normalize_observations": False, "normalize_rewards": False, "eval_every": 10_000},
+    "cartpole*": UNSCALED,
+    "acrobot*": UNSCALED,
     "ale-*": {
         "total_steps": 10_000_000,
         "n_envs": 8,

@@ -18,7 +18,7 @@ Departures from the authors' code: the reference is the current theta also right
 (`--stale-reference` for theirs); ROS has the sign of its paper; the KL of discrete policies is exact; observations are
 clipped after normalisation in the buffer too. As theirs: KL(phi || theta), averaged over action dimensions, which the
 published lam were tuned with (`--kl-direction`, `--kl-dims` for the paper's form), and time limits count as
-terminations in the presets.
+terminations in MuJoCo's presets.
 
     rlsuite train props --env HalfCheetah-v5
 """
@@ -38,7 +38,7 @@ from rlsuite.algorithms import ppo
 from rlsuite.algorithms.ppo import PPO, Batch, clip_norm, make_policy
 from rlsuite.errors import UserError
 from rlsuite.harness.environments import Environments
-from rlsuite.harness.networks import ActorCritic
+from rlsuite.harness.networks import PICTURE_FEATURES, ActorCritic
 from rlsuite.harness.rollouts import Buffer, Rollout
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
@@ -126,7 +126,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "lunarlander*": DISCRETE | {"total_steps": 1_000_000},
     "rlsuite/discrete2d*": DISCRETE,
     "rlsuite/gridworld*": DISCRETE | {"normalize_observations": False},
-    "rlsuite/twostep*": DISCRETE | {"normalize_observations": False, "total_steps": 20_000, "rollout_steps": 128},
+    "rlsuite/twostep*": DISCRETE
+    | {"normalize_observations": False, "total_steps": 20_000, "rollout_steps": 128, "behavior_steps": 16},
     "ale-*": ppo.PRESETS["ale-*"] | {"buffer_batches": 1, "behavior_steps": 256, "behavior_epochs": 1},
 }
 
@@ -152,6 +153,8 @@ class PROPS:
 
     def collect(self, envs: Environments) -> Rollout:
         """m steps with the behaviour policy, appended to the buffer; gives the whole buffer."""
+        if self.config.sampler == "greedy":
+            self.count(self.kept())
         block = self.learner.collect(envs, self.config.behavior_steps // self.copies, self.explore)
         self.steps += len(block)
         return self.buffer.add(block)
@@ -181,23 +184,24 @@ class PROPS:
 
     # Learning
 
-    def update(self, rollout: Rollout) -> tuple[Batch[Array] | None, dict[str, float]]:
+    def update(self, rollout: Rollout, logged: bool = True) -> tuple[Batch[Array] | None, dict[str, float]]:
         """What is due after m steps: every n steps an update of theta, then one of phi.
 
-        Gives what theta was updated on, if it was, and metrics of the buffer and of the behaviour policy.
+        Gives what theta was updated on, if it was, and metrics of the buffer and of the behaviour policy, of which the
+        costly ones are computed only if they are to be `logged`.
         """
         c, data, reference = self.config, None, None
         metrics: dict[str, float] = {}
         if self.steps % c.rollout_steps == 0:
-            if c.stale_reference:
-                reference = self.reference()
-            if c.sampling_error:
-                measured = self.learner.policy.sampling_error(rollout.flat("observations"), rollout.flat("actions"))
-                metrics |= {"sampling_error": measured.value, "sampling_error_expected": measured.expected}
-            data = self.learner.update(rollout)
             if c.evict == "batch":
                 old = (c.buffer_batches - 1) * c.rollout_steps // self.copies
                 self.buffer.rollout = rollout.newest(old) if old else None
+            if c.stale_reference:
+                reference = self.reference()
+            if c.sampling_error and logged:
+                measured = self.learner.policy.sampling_error(rollout.flat("observations"), rollout.flat("actions"))
+                metrics |= {"sampling_error": measured.value, "sampling_error_expected": measured.expected}
+            data = self.learner.update(rollout)
         return data, metrics | self.update_behavior(reference)
 
     def reference(self) -> tuple[Array, Array, Any] | None:
@@ -217,11 +221,10 @@ class PROPS:
         if c.sampler == "noise":
             return {"behavior_log_std": self.widen()}
         kept = self.kept()
-        if c.sampler == "greedy":
-            self.count(kept)
+        if c.sampler == "greedy" or kept is None:
             return {}
         reference = reference or self.reference()
-        if reference is None or kept is None:
+        if reference is None:
             return {}
         x, actions, target = reference
         if c.sampler == "ros":
@@ -251,7 +254,7 @@ class PROPS:
             gradient = flat.gradient[: self.optimizer.parameters[0].numel()]
             self.optimizer.apply(clip_norm([gradient], c.max_gradient_norm))
         else:
-            loss, kl = self.loss(*map(self.tensor, (x, actions, log_probs, weights, target.log_probs)))
+            loss, kl = self.loss(target, *map(self.tensor, (x, actions, log_probs, weights)))
             if kl > c.behavior_kl_stop:
                 return kl
             gradients = list(torch.autograd.grad(loss, self.behavior.acting))
@@ -271,9 +274,8 @@ class PROPS:
         if isinstance(distribution, Gaussian):
             mean, log_std = distribution.gradient(actions, d_log_prob)
             if lam:
-                forward_kl = c.kl_direction != "target_behavior"
                 of_mean, of_log_std = (
-                    distribution.kl_gradient(target) if forward_kl else distribution.reverse_kl_gradient(target)
+                    distribution.kl_gradient(target) if self.forward_kl else distribution.reverse_kl_gradient(target)
                 )
                 weight = np.float32(lam / (mean.shape[1] if c.kl_dims == "mean" else 1))
                 mean, log_std = mean + weight * of_mean, log_std + weight * of_log_std.sum(0)
@@ -281,27 +283,39 @@ class PROPS:
         else:
             logits = distribution.gradient(actions, d_log_prob)
             if lam:
-                forward_kl = c.kl_direction == "behavior_target"
                 logits += np.float32(lam) * (
-                    distribution.kl_gradient(target) if forward_kl else distribution.reverse_kl_gradient(target)
+                    distribution.kl_gradient(target) if self.forward_kl else distribution.reverse_kl_gradient(target)
                 )
             phi.backward(layers, logits)
         return float((ratio - 1 - log_ratio).mean())
 
     def loss(
-        self, x: Tensor, actions: Tensor, log_probs: Tensor, weights: Tensor, target: Tensor
+        self, target: Gaussian | Categorical, x: Tensor, actions: Tensor, log_probs: Tensor, weights: Tensor
     ) -> tuple[Tensor, float]:
-        """L of a discrete policy through autograd, `target` (B, k) being log pi_theta; and the KL estimate."""
-        c = self.config
-        all_log_probs = torch.log_softmax(self.behavior(x)[0], 1)
-        log_ratio = all_log_probs.gather(1, actions[:, None]).squeeze(1) - log_probs
+        """L, for autograd, and the same estimate."""
+        c, outputs = self.config, self.behavior(x)[0]
+        phi: Any
+        theta: Any
+        if isinstance(target, Gaussian):
+            phi = torch.distributions.Normal(outputs, self.behavior.log_std.exp(), validate_args=False)
+            moments = self.tensor(target.mean), self.tensor(np.exp(target.log_std))
+            theta = torch.distributions.Normal(*moments, validate_args=False)
+            log_ratio = phi.log_prob(actions).sum(1) - log_probs
+        else:
+            phi = torch.distributions.Categorical(logits=outputs, validate_args=False)
+            theta = torch.distributions.Categorical(logits=self.tensor(target.log_probs), validate_args=False)
+            log_ratio = phi.log_prob(actions) - log_probs
         ratio = log_ratio.exp()
         loss = (weights * torch.maximum(ratio, ratio.clamp(1 - c.behavior_clip, 1 + c.behavior_clip))).mean()
-        if c.kl_direction == "behavior_target":
-            kl = (all_log_probs.exp() * (all_log_probs - target)).sum(1)
-        else:
-            kl = (target.exp() * (target - all_log_probs)).sum(1)
-        return loss + c.behavior_kl_weight * kl.mean(), float((ratio - 1 - log_ratio).mean())
+        kl = torch.distributions.kl_divergence(*((phi, theta) if self.forward_kl else (theta, phi)))  # (B,) or (B, k)
+        kl = kl.mean() if c.kl_dims == "mean" else kl.sum() / len(x)
+        return loss + c.behavior_kl_weight * kl, float((ratio - 1 - log_ratio).detach().mean())
+
+    @property
+    def forward_kl(self) -> bool:
+        """Whether L has KL(phi || theta)."""
+        direction = self.config.kl_direction
+        return direction == "behavior_target" or (direction == "published" and self.behavior.continuous)
 
     def tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -381,10 +395,17 @@ def check(config: Config, envs: Environments) -> None:
     ):
         if part[1] < 1 or whole % part[1]:
             raise UserError(f"{name} {whole} is no multiple of {part[0]} {part[1]}; change one of the two.")
-    if c.sampling_error and c.rollout_steps <= c.hidden[-1] + 1:
+    if c.sampler in ("props", "aw_props", "ros") and c.buffer_batches * c.rollout_steps == c.behavior_steps:
         raise UserError(
-            f"--sampling-error fits {c.hidden[-1] + 1} weights to --rollout-steps {c.rollout_steps}; collect more."
+            f"--sampler {c.sampler} has nothing to refit to where --behavior-steps {c.behavior_steps} fill the whole "
+            "buffer; take fewer, or more --buffer-batches."
         )
+    if c.behavior_minibatches < 1:
+        raise UserError(f"--behavior-minibatches is at least 1, not {c.behavior_minibatches}.")
+    shape = envs.observation_space.shape
+    weights = 1 + (PICTURE_FEATURES if len(shape) == 3 else (*shape, *c.hidden)[-1])
+    if c.sampling_error and c.rollout_steps <= weights:
+        raise UserError(f"--sampling-error fits {weights} weights to --rollout-steps {c.rollout_steps}; collect more.")
     discrete = hasattr(envs.action_space, "n")
     if c.sampler == "greedy" and not discrete:
         raise UserError(f"--sampler greedy counts discrete actions, which {c.env} does not have; take another sampler.")
@@ -399,7 +420,7 @@ def train(config: Config, run: Run) -> None:
     agent = PROPS(envs, config, run)
     run.track(learner=agent.learner, agent=agent)
     for _ in run.loop(config.total_steps, policy=agent.learner.policy, stride=config.behavior_steps):
-        data, metrics = agent.update(agent.collect(envs))
+        data, metrics = agent.update(agent.collect(envs), run.logging)
         if data is not None and run.logging:
             run.log(agent.learner.diagnose(data) | metrics | envs.statistics())
 

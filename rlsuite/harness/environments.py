@@ -8,7 +8,8 @@ reset, and nothing to leave out. Nothing resets itself: every episode begins wit
 copy's own stream, whose bits do not depend on the other copies.
 
 That also makes the state of an environment small and exact: the seed of its episode and the actions since. A resumed
-run plays them again and compares the observation that comes out, bit for bit. This restores what no snapshot does:
+run plays them again and compares the observation that comes out, bit for bit. (A task whose episodes never end makes
+that list, and a resume, as long as the run.) This restores what no snapshot does:
 ale-py's vector environment has no way to copy its state, and that of a MuJoCo simulator is more than positions and
 velocities.
 

@@ -1,13 +1,15 @@
-"""The promises of the suite, held for every algorithm by one parametrisation, with real processes."""
+"""The promises of the suite, held for every algorithm by one parametrisation, with real processes.
+
+Offline methods learn from a small dataset of LineWorld, and count updates; online ones learn in LineWorld itself, and
+count its steps, many to an update.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
-import traceback
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +19,79 @@ import torch
 from rlsuite.data.files import read_json
 from rlsuite.harness import files
 from rlsuite.harness.config import algorithm_names, load_algorithm, resolve
-from rlsuite.harness.run import execute, read_status
+from rlsuite.harness.run import execute
 from rlsuite.harness.runs import first_difference
+from tests.contract.kills import cut_and_finish, finish, kill_until_finished, start
 
 ALGORITHMS = algorithm_names()
-KILLS = 20
+ONLINE = [name for name in ALGORITHMS if "total_steps" in {f.name for f in fields(load_algorithm(name).module.Config)}]
+ENV = "rlsuite/LineWorld-v0"
+EVERY = {
+    "env": ENV,
+    "hidden": "64,64",
+    "seed": 3,
+    "eval_episodes": 2,
+    "final_episodes": 4,
+}
+OFFLINE_QUICK = {
+    "updates": 600,
+    "batch_size": 32,
+    "log_every": 50,
+    "eval_every": 100,
+    "checkpoint_every": 25,
+}
+ONLINE_QUICK = {  # none of the intervals is a multiple of a rollout, nor is the whole
+    "total_steps": 1210,
+    "n_envs": 2,
+    "rollout_steps": 24,
+    "minibatches": 2,
+    "epochs": 2,
+    "log_every": 100,
+    "eval_every": 250,
+    "checkpoint_every": 50,
+}
 
 
 def resolved(algorithm: str, line_world: Path, **given):
-    quick = {
-        "dataset": str(line_world),
-        "env": "rlsuite/LineWorld-v0",
-        "updates": 600,
-        "hidden": "64,64",
-        "seed": 3,
-        "batch_size": 32,
-        "log_every": 50,
-        "eval_every": 100,
-        "eval_episodes": 2,
-        "final_episodes": 4,
-        "checkpoint_every": 25,
-    }
-    return resolve(load_algorithm(algorithm), {**quick, **given})
+    if algorithm not in ONLINE:
+        return resolve(load_algorithm(algorithm), {"dataset": str(line_world), **EVERY, **OFFLINE_QUICK, **given})
+    if "updates" in given:
+        given["total_steps"] = given.pop("updates")
+    own = {"behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2} if algorithm == "props" else {}
+    return resolve(load_algorithm(algorithm), {**EVERY, **ONLINE_QUICK, **own, **given})
+
+
+class Positions:
+    """Where a run of `resolved` logs, evaluates, ends and leaves its two checkpoints."""
+
+    def __init__(self, algorithm: str) -> None:
+        self.first = algorithm in ONLINE  # whether it is evaluated before it begins
+        quick = ONLINE_QUICK if self.first else OFFLINE_QUICK
+        self.stride = {"props": 12}.get(algorithm, 24) if self.first else 1
+        whole = quick.get("updates") or quick["total_steps"]
+        self.end = whole - whole % self.stride
+        self.logged = self._reaching(quick["log_every"], 24 if self.first else 1)
+        self.evaluated = [0] * self.first + [p for p in self._reaching(quick["eval_every"]) if p < self.end]
+        self.checkpoints = sorted({*self._reaching(quick["checkpoint_every"]), self.end})[-2:]
+
+    def _reaching(self, every: int, stride: int = 0) -> list[int]:
+        """The first position at or after each multiple of `every`."""
+        stride = stride or self.stride
+        reached = [-(-multiple // stride) * stride for multiple in range(every, self.end + 1, every)]
+        return [position for position in reached if position <= self.end]
+
+
+def policy_in(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The weights of the policy that a checkpoint holds."""
+    tracked = files.load_checkpoint(checkpoint)["tracked"]
+    (policy,) = [
+        tree[name]
+        for part in ("agent", "learner")
+        for tree in (tracked.get(part, {}),)
+        for name in ("actor", "policy")
+        if name in tree
+    ]
+    return policy
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
@@ -55,18 +108,19 @@ def finished(algorithm, line_world, tmp_path_factory):
 
 
 def test_updates_ran_and_weights_moved(algorithm, finished, line_world):
+    at = Positions(algorithm)
     assert read_json(finished / "status.json") == {
         "status": "finished",
-        "update": 600,
-        "updates": 600,
+        "update": at.end,
+        "updates": at.end,
         "message": "",
     }
     metrics = files.read_lines(finished / "metrics.jsonl")
-    assert [row["update"] for row in metrics] == list(range(50, 601, 50))
+    assert [row["update"] for row in metrics] == at.logged
     assert all(np.isfinite(list(row.values())).all() for row in metrics)
-    newest, older = sorted((finished / "checkpoints").iterdir(), reverse=True)
-    assert (newest.name, older.name) == ("update-0000000600.ckpt", "update-0000000575.ckpt")
-    now, before = (files.load_checkpoint(path)["tracked"]["agent"]["actor"] for path in (newest, older))
+    older, newest = sorted((finished / "checkpoints").iterdir())
+    assert [older.name, newest.name] == [f"update-{position:010d}.ckpt" for position in at.checkpoints]
+    now, before = policy_in(newest), policy_in(older)
     weights = [key for key in now if "weight" in key]
     assert weights
     assert all(not torch.equal(now[key], before[key]) for key in weights)
@@ -75,14 +129,16 @@ def test_updates_ran_and_weights_moved(algorithm, finished, line_world):
 def test_every_row_says_what_it_belongs_to(algorithm, finished, line_world):
     from rlsuite import data
 
+    at = Positions(algorithm)
     rows = files.read_lines(finished / "evaluations.jsonl")
-    assert [(r["phase"], r["update"]) for r in rows] == [
-        ("interim", u) for u in range(100, 600, 100) for _ in range(2)
-    ] + [("final", 600)] * 4
+    assert [(r["phase"], r["update"]) for r in rows] == [("interim", u) for u in at.evaluated for _ in range(2)] + [
+        ("final", at.end)
+    ] * 4
     for row in rows:
         assert row["algorithm"] == algorithm
-        assert row["env"] == "rlsuite/LineWorld-v0"
-        assert row["dataset_hash"] == data.load(str(line_world)).content_hash
+        assert row["env"] == ENV
+        assert row["dataset_hash"] == ("" if algorithm in ONLINE else data.load(str(line_world)).content_hash)
+        assert row["task"] == (ENV if algorithm in ONLINE else str(line_world))
         assert row["cpu_class"] and row["code_version"] and row["config_hash"] and row["protocol"]
         assert row["terminated"] != row["truncated"]
     assert (
@@ -102,12 +158,9 @@ def test_another_seed_is_another_run(algorithm, finished, line_world, tmp_path):
 
 def test_evaluation_never_changes_training(algorithm, finished, line_world, tmp_path):
     assert execute(resolved(algorithm, line_world, eval_every=0), tmp_path / "quiet") == 0
-    trees = [
-        files.load_checkpoint(d / "checkpoints" / "update-0000000600.ckpt")["tracked"]
-        for d in (finished, tmp_path / "quiet")
-    ]
-    for key, weight in trees[0]["agent"]["actor"].items():
-        assert torch.equal(weight, trees[1]["agent"]["actor"][key])
+    policies = [policy_in(max((d / "checkpoints").iterdir())) for d in (finished, tmp_path / "quiet")]
+    for key, weight in policies[0].items():
+        assert torch.equal(weight, policies[1][key])
     metrics = [files.read_lines(d / "metrics.jsonl") for d in (finished, tmp_path / "quiet")]
     assert metrics[0] == metrics[1]
 
@@ -135,60 +188,20 @@ def test_library_code_leaves_the_global_generators_alone(algorithm, line_world, 
     assert states() == before
 
 
-def _child(algorithm: str, line_world: Path, directory: Path) -> None:
-    with open(directory.with_suffix(".log"), "a") as log:
-        sys.stderr = log
-        try:
-            code = execute(resolved(algorithm, line_world), directory)
-        except BaseException:
-            traceback.print_exc(file=log)
-            code = 1
-        log.flush()
-        os._exit(code)
-
-
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(algorithm, finished, line_world, tmp_path):
-    """SIGKILL, twenty times, at moments drawn over the whole run: loading, training, evaluating, and writing one of the
-    24 checkpoints. Every run that finishes must equal the uninterrupted one."""
-    context = multiprocessing.get_context("fork")  # a process of its own, without the seconds of importing torch
-    rng = np.random.default_rng(0)
-    kills, in_checkpoint, compared = 0, 0, 0
-    begun = time.monotonic()
-    process = context.Process(target=_child, args=(algorithm, line_world, tmp_path / "calibrate"))
-    process.start()
-    process.join()
-    duration = time.monotonic() - begun
-    while kills < KILLS or not compared:
-        directory = tmp_path / f"run-{compared}"
-        while read_status(directory).get("status") != "finished":
-            process = context.Process(target=_child, args=(algorithm, line_world, directory))
-            process.start()
-            aim_at_checkpoint = kills < KILLS and kills % 4 == 0
-            deadline = time.monotonic() + (rng.uniform(0, 0.6) * duration if kills < KILLS else 600)
-            while time.monotonic() < deadline and process.is_alive():
-                # The temporary name exists exactly while a checkpoint is being written.
-                if aim_at_checkpoint and any((directory / "checkpoints").glob(".*.tmp")):
-                    break
-                time.sleep(0.0005)
-            if process.is_alive():
-                in_checkpoint += any((directory / "checkpoints").glob(".*.tmp"))
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                kills += 1
-            else:
-                process.join()
-                assert process.exitcode == 0, directory.with_suffix(".log").read_text()
-        assert first_difference(finished, directory) == ""
-        assert not list(directory.rglob("*.tmp"))
-        compared += 1
-    assert kills >= KILLS
-    assert in_checkpoint > 0
+    setup = resolved(algorithm, line_world)
+    kill_until_finished(setup, finished, finish(setup, tmp_path / "calibrate"), tmp_path)
+
+
+@pytest.mark.parametrize("checkpoint", [1, 2, 7])
+def test_a_run_continues_from_any_of_its_checkpoints(algorithm, finished, line_world, tmp_path, checkpoint):
+    """Of an online run, the first one is from before the first step."""
+    cut_and_finish(resolved(algorithm, line_world), tmp_path / "run", checkpoint)
+    assert first_difference(finished, tmp_path / "run") == ""
 
 
 def test_a_stop_signal_leaves_a_checkpoint_at_the_very_update(algorithm, finished, line_world, tmp_path):
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=_child, args=(algorithm, line_world, tmp_path / "run"))
-    process.start()
+    process = start(resolved(algorithm, line_world), tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     while not metrics.exists() or not metrics.stat().st_size:
         assert process.is_alive()
@@ -211,4 +224,5 @@ def test_a_nan_stops_the_run_with_a_status_and_keeps_the_checkpoint(algorithm, l
     assert execute(setup, tmp_path / "run") == 3
     status = read_json(tmp_path / "run" / "status.json")
     assert status["status"] == "diverged"
-    assert "update" in status["message"]
+    assert " at " in status["message"] or f"of {ENV} " in status["message"]  # a NaN action gives a NaN state
+    assert status["update"] < Positions(algorithm).end

@@ -1,0 +1,83 @@
+"""Runs that interact, killed at random moments, end as if they had not been: weights, rows, and the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlsuite.harness import environments, files
+from rlsuite.harness.config import load_algorithm, resolve
+from rlsuite.harness.run import execute
+from rlsuite.harness.runs import first_difference
+from tests.contract.kills import cut_and_finish, finish, kill_until_finished
+from tests.contract.test_promises import ONLINE
+
+QUICK = {
+    "n_envs": 2,
+    "minibatches": 2,
+    "epochs": 2,
+    "hidden": "16,16",
+    "seed": 3,
+    "final_episodes": 2,
+    "eval_episodes": 1,
+}
+TASKS = {
+    "Hopper-v5": {"total_steps": 8000, "rollout_steps": 200, "eval_every": 2000, "checkpoint_every": 400},
+    "CartPole-v1": {"total_steps": 8000, "rollout_steps": 200, "eval_every": 2000, "checkpoint_every": 400},
+    "ale-dqn/Pong": {"total_steps": 512, "rollout_steps": 128, "eval_every": 300, "checkpoint_every": 128},
+}
+
+
+def cases():
+    for name in ONLINE:
+        for task in TASKS:
+            marks = [pytest.mark.slow] if task.startswith("ale-") else []
+            yield pytest.param(name, task, marks=marks, id=f"{name}-{task}")
+
+
+@pytest.mark.parametrize(("name", "task"), list(cases()))
+def test_killed_at_random_moments_an_online_run_ends_as_if_it_had_not_been(name, task, tmp_path, monkeypatch):
+    """Games of Pong are cut, so that an evaluation ends soon."""
+    monkeypatch.setitem(environments.ATARI["ale-dqn"], "max_num_frames_per_episode", 200)
+    given = {"env": task, **QUICK, **TASKS[task], "log_every": TASKS[task]["rollout_steps"]}
+    if name == "props":
+        given |= {"behavior_steps": given["rollout_steps"] // 2, "behavior_epochs": 2, "behavior_minibatches": 2}
+    setup, directory = resolve(load_algorithm(name), given), tmp_path / "finished"
+    duration = finish(setup, directory)
+
+    assert sum(row.get("episodes", 0) for row in files.read_lines(directory / "metrics.jsonl")) > 5
+    assert len({row["update"] for row in files.read_lines(directory / "evaluations.jsonl")}) >= 3
+    newest = max((directory / "checkpoints").iterdir())
+    state = files.load_checkpoint(newest)["tracked"]["environments"]
+    assert state["steps"] * 2 == setup.config.total_steps
+    assert max(length for _, _, length in state["episodes"]) > 0
+
+    kill_until_finished(setup, directory, duration, tmp_path)
+
+
+VARIANTS = {  # what a method keeps between updates depends on its settings
+    "ppo": [
+        {"env": "ale-machado/Freeway", "total_steps": 128, "rollout_steps": 32, "eval_every": 0, "final_episodes": 1},
+        {"env": "rlsuite/GridWorld-v0", "stochastic": True, "kl_stop": 1e-3},
+        {"env": "CartPole-v1", "normalize_observations": True, "n_envs": 1, "anneal": False},
+    ],
+    "props": [
+        {"env": "rlsuite/GridWorld-v0", "sampler": "greedy", "buffer_batches": 2},
+        {"env": "rlsuite/GridWorld-v0", "sampler": "ros", "behavior_learning_rate": 10.0, "sampling_error": True},
+        {"env": "rlsuite/LineWorld-v0", "sampler": "aw_props", "stale_reference": True, "buffer_batches": 3},
+        {"env": "rlsuite/LineWorld-v0", "sampler": "noise"},
+        {"env": "rlsuite/LineWorld-v0", "sampler": "on_policy", "mean_tanh": True},
+        {"env": "Acrobot-v1", "evict": "batch", "buffer_batches": 2},
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in ONLINE for variant in VARIANTS[name]])
+def test_every_variant_continues_exactly(name, variant, tmp_path, monkeypatch):
+    monkeypatch.setitem(environments.ATARI["ale-machado"], "max_num_frames_per_episode", 60)
+    given = {**QUICK, "total_steps": 960, "rollout_steps": 96, "eval_every": 480, "checkpoint_every": 1, **variant}
+    if name == "props":
+        given |= {"behavior_steps": 24, "behavior_epochs": 2, "behavior_minibatches": 2}
+    setup = resolve(load_algorithm(name), {**given, "log_every": given["rollout_steps"]})
+    assert execute(setup, tmp_path / "whole") == 0
+    cut_and_finish(setup, tmp_path / "cut", 3 if name == "ppo" else 23)  # in the midst of a rollout of PROPS
+    assert first_difference(tmp_path / "whole", tmp_path / "cut") == ""
