@@ -73,9 +73,9 @@ class Config:
     clip_value: bool = True
     """clip the value function's move too"""
     entropy_weight: float = 0.0
-    """ent"""
+    """ent, weight of the entropy bonus"""
     value_weight: float = 0.5
-    """vf"""
+    """vf, weight of the value loss"""
     max_gradient_norm: float = 0.5
     """Euclidean norm of the whole gradient, clipped"""
     kl_stop: float = 0.0

@@ -78,7 +78,7 @@ class Config(ppo.Config):
     sampling_error: bool = False
     """log the sampling error of the buffer at the logged updates of theta"""
     entropy_weight: float = 0.01
-    """ent"""
+    """ent, weight of the entropy bonus"""
     kl_stop: float = 0.03
     """end the update before the step at which the estimated KL divergence from the old policy is larger; 0 for never"""
 

@@ -15,7 +15,7 @@ QUIET = 15.0  # seconds between plain lines
 class Progress:
     """Progress of one run on standard error."""
 
-    def __init__(self, algorithm: str, task: str, seed: int, updates: int, unit: str = "updates") -> None:
+    def __init__(self, algorithm: str, task: str, seed: int, updates: int, unit: str = "update") -> None:
         self.title = f"{algorithm} on {task}, seed {seed}"
         self.updates, self.unit = updates, unit
         self._terminal = sys.stderr.isatty()
@@ -58,10 +58,10 @@ class Progress:
             self._begun, self._first = now, update
         rate = (update - self._first) / max(now - self._begun, 1e-9)
         if self._bar is not None:
-            self._bar.update(self._task, completed=update, rate=f"{rate:.0f} {self.unit}/s")
+            self._bar.update(self._task, completed=update, rate=f"{rate:.0f} {self.unit}s/s")
         elif not self._terminal and now - self._spoken > QUIET:
             self._spoken = now
-            self.say(f"{self.unit} {update} of {self.updates}" + (f", {rate:.0f} {self.unit}/s" if rate else ""))
+            self.say(f"{self.unit} {update} of {self.updates}" + (f", {rate:.0f} {self.unit}s/s" if rate else ""))
 
     def metrics(self, update: int, values: dict[str, float]) -> None:
         """The metrics of a logged update."""

@@ -80,7 +80,7 @@ class Run:
         self.rng = Streams(self.settings.seed)
         self.dataset_used: Dataset | None = None
         self.env_id = ""
-        self.unit = "updates"
+        self.unit = "update"
         self.restarts = False  # whether a run that was cut begins again, because nothing can continue it exactly
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
         self._tracked: dict[str, Any] = {}
@@ -113,7 +113,7 @@ class Run:
         Raises UserError if there is no such environment or its spaces are not the suite's.
         """
         envs = Environments(env_id, n, self.rng)
-        self.env_id, self.unit = env_id, "env_steps"
+        self.env_id, self.unit = env_id, "step"
         self._settled = False  # a learning curve begins before the first step
         self.track(environments=envs)
         return envs
@@ -129,7 +129,7 @@ class Run:
     @property
     def place(self) -> str:
         """The position in words."""
-        return f"{'update' if self.unit == 'updates' else 'environment step'} {self.update}"
+        return f"{self.unit} {self.update}"
 
     @property
     def logging(self) -> bool:
@@ -154,7 +154,7 @@ class Run:
         `eval_every` (of an online method also at 0) and, on fresh episodes, at the end; checkpoints likewise.
         """
         if updates < stride:
-            raise UserError(f"{updates} {self.unit} are less than the {stride} of one update; ask for more.")
+            raise UserError(f"the run is {updates} {self.unit}s long, less than the {stride} of one update; ask for more.")
         self.policy, self.updates, self._stride = policy, updates - updates % stride, stride
         self._open()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
