@@ -8,7 +8,8 @@ r = pi_phi(a|s) / pi_theta(a|s):
     L(phi) = mean max(r, clip(r, 1 - eps, 1 + eps)) + lam mean KL          until mean((r - 1) - log r) > delta
 
 Only the lower clip acts: the gradient is 0 where r < 1 - eps. At phi = theta it is that of mean log pi_theta(a|s), so
-one plain step is ROS (Zhong et al., 2022, arXiv 2111.14552): phi = theta - alpha grad mean log pi_theta(a|s).
+one plain step is ROS (Zhong et al., 2022, arXiv 2111.14552): phi = theta - alpha grad mean log pi_theta(a|s), there
+after every environment step (`--behavior-steps 1`).
 
 `--sampler`: `props`; `aw_props` (each transition weighted by |A| / std A); `ros`; `greedy` (the action of a discrete
 policy that its state's counts lack most); `on_policy` (with b >= 2 this is PPO-Buffer: stale data taken as on-policy);

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -229,9 +230,11 @@ def png(summary: Summary, panels: Sequence[Panel], title: str, legend: bool) -> 
     lines = -(-len(panels) // columns)
     height = max((_height(panel) for panel in panels), default=3.0)
     with _style(INK):
-        figure = Figure(figsize=(max(4.9 * columns, 6.4), height * lines + 0.8), dpi=160, facecolor="white")
+        width = max(4.9 * columns, 6.4)
+        figure = Figure(figsize=(width, height * lines + 0.8), dpi=160, facecolor="white")
         layout: Any = figure.get_layout_engine()
         layout.set(w_pad=0.12, h_pad=0.1, wspace=0.03, hspace=0.05)
+        title = textwrap.fill(title, int(8.8 * width))  # about as many letters of that size are an inch wide
         figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
         for place, panel in enumerate(panels, 1):
             axes = figure.add_subplot(lines, columns, place)
