@@ -103,7 +103,7 @@ details .scroll { margin-top: .8rem; }
 }
 @media print { body { background: none; } .scroll { overflow: visible; } figure, tr { break-inside: avoid; } }
 """
-_MANY = 6  # algorithms from which on the table has narrow columns
+_MANY = 5  # algorithms from which on the table has narrow columns
 _MANY_CSS = """
 .many th, .many td { padding: .55rem .5rem; }
 .legend { max-width: none; }
