@@ -154,7 +154,9 @@ class Run:
         `eval_every` (of an online method also at 0) and, on fresh episodes, at the end; checkpoints likewise.
         """
         if updates < stride:
-            raise UserError(f"the run is {updates} {self.unit}s long, less than the {stride} of one update; ask for more.")
+            raise UserError(
+                f"the run is {updates} {self.unit}s long, less than the {stride} of one update; ask for more."
+            )
         self.policy, self.updates, self._stride = policy, updates - updates % stride, stride
         self._open()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
