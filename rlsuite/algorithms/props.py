@@ -420,7 +420,8 @@ def train(config: Config, run: Run) -> None:
     check(config, envs)
     agent = PROPS(envs, config, run)
     run.track(learner=agent.learner, agent=agent)
-    for _ in run.loop(config.total_steps, policy=agent.learner.policy, stride=config.behavior_steps):
+    whole = config.total_steps - config.total_steps % config.rollout_steps  # what comes after would teach nothing
+    for _ in run.loop(whole, policy=agent.learner.policy, stride=config.behavior_steps):
         data, metrics = agent.update(agent.collect(envs), run.logging)
         if data is not None and run.logging:
             run.log(agent.learner.diagnose(data) | metrics | envs.statistics())
