@@ -328,6 +328,11 @@ def check(config: Config) -> None:
             raise UserError(
                 f"--rollout-steps {config.rollout_steps} is no multiple of --{flag} {part}; change one of the two."
             )
+    if config.total_steps < config.rollout_steps:
+        raise UserError(
+            f"--total-steps {config.total_steps} are less than one rollout, --rollout-steps {config.rollout_steps}; "
+            "ask for more."
+        )
     if config.rollout_steps < 2 * config.minibatches:
         raise UserError(
             f"--rollout-steps {config.rollout_steps} is less than two transitions for each of --minibatches "

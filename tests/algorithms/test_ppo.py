@@ -545,7 +545,7 @@ def test_a_policy_acts_within_the_bounds_and_by_its_mode():
         ("--rollout-steps 0", ["--rollout-steps"]),
         ("--rollout-steps -2048", ["--rollout-steps"]),
         ("--rollout-steps 64 --minibatches 64", ["less than two transitions", "--minibatches 64"]),
-        ("--total-steps 1000", ["1000 steps", "2048"]),
+        ("--total-steps 1000", ["--total-steps 1000", "2048"]),
         ("--total-steps 0", ["total_steps is at least 1"]),
         ("--env ale-dqm/Pong", ["unknown preset", "ale-dqn"]),
         ("--env ALE/Pong-v5", ["ale-machado/Pong"]),
