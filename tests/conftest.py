@@ -1,11 +1,15 @@
 """What several test modules need: one torch thread, a private dataset folder, small datasets, the command line."""
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")  # read when the libraries are loaded, so before the imports below
 
 import numpy as np
 import pytest
