@@ -351,6 +351,11 @@ class Run:
         content = {"status": status, "update": self.update, "updates": self.updates, "message": message}
         write_json(self.directory / "status.json", content)
 
+    def release(self) -> None:
+        """Let another process have the directory."""
+        if hasattr(self, "_lock"):
+            self._lock.close()
+
     def fail(self, status: str, message: str) -> None:
         """Leave word of how the run ended, if it got so far as to have a directory."""
         if (self.directory / "status.json").exists():
@@ -483,6 +488,8 @@ def execute(resolved: Resolved, directory: Path, command: str = "") -> int:
     except BaseException as error:
         run.fail("failed", " ".join(f"{type(error).__name__}: {error}".split()))
         raise
+    finally:
+        run.release()
     return 0
 
 
