@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Tabular(gym.Env[NDArray[np.float32], np.int64]):
+class Tabular(gym.Env[NDArray[np.float32], np.int64], ABC):
     """A finite Markov decision process whose observation (states,) is the state, one-hot.
 
     Attribute: `state`, the index of the current state, which may be set to try a transition.
@@ -34,9 +35,9 @@ class Tabular(gym.Env[NDArray[np.float32], np.int64]):
         reward, terminated = self._move(int(action))
         return self._observation(), reward, terminated, False, {}
 
+    @abstractmethod
     def _move(self, action: int) -> tuple[float, bool]:
         """Change `state`; the reward, and whether the episode terminates."""
-        raise NotImplementedError
 
     def _observation(self) -> NDArray[np.float32]:
         observation = np.zeros(self.states, np.float32)

@@ -165,11 +165,14 @@ class Copies(VecEnv):
             raise AttributeError(attr_name)
         return [None] * self.num_envs
 
+    # VecEnv demands the next two. None of the methods offered here needs them, and nothing may reach around the suite's
+    # contract.
+
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        raise NotImplementedError
+        raise AttributeError(f"{attr_name} cannot be set: the copies are the suite's own")
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        raise NotImplementedError
+        raise AttributeError(f"{method_name} cannot be called: the copies are the suite's own")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         return [False] * self.num_envs

@@ -424,7 +424,7 @@ def test_an_npz_that_holds_a_pickle_is_never_opened(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pickle"):
         formats.read_npz(tmp_path / "a.npz")
     columns["infos"], columns["rewards"] = columns["rewards"], np.zeros(4)
-    np.savez(tmp_path / "a.npz", allow_pickle=True, **columns)
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **columns)  # the same trap where nobody looks
     assert len(formats.read_npz(tmp_path / "a.npz")) == 4  # nor where nobody asks for it
 
 
