@@ -21,6 +21,8 @@ from rlsuite.harness.config import (
     Algorithm,
     Resolved,
     coerce,
+    field_name,
+    flag_name,
     load_algorithm,
     resolve,
     schema,
@@ -190,7 +192,7 @@ def _cell(label: str, algorithm: Algorithm, task: str, seed: int, sections: list
     for section, values, shared in sections:
         place = f"{section} of {where}"
         for key, value in values.items():
-            name = key.replace("-", "_")
+            name = field_name(key, known)
             if name in said_by:
                 raise UserError(f"{place} sets '{key}', which the key `{said_by[name]}` of a table says; take it out.")
             if name not in known:
@@ -302,9 +304,9 @@ def _distinct(cells: Iterable[Cell], where: str) -> None:
 
 
 def _flag(key: str, value: Any) -> str:
-    name = key.replace("_", "-")
+    flag = flag_name(key)
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
+        return flag if value else flag.replace("--", "--no-", 1)
     if isinstance(value, tuple | list):
         value = ",".join(map(str, value))
-    return f"--{name}={value}"  # with '=', so that a negative number is no flag
+    return f"{flag}={value}"  # with '=', so that a negative number is no flag

@@ -9,3 +9,11 @@ D4RL_NAME = re.compile(
     r"(?P<level>random|medium|expert|medium[-_]replay|full[-_]replay|medium[-_]expert)-v[0-2](?:\.hdf5|\.h5)?",
     re.IGNORECASE,
 )
+
+EPISODES = re.compile(r"(?P<name>.+)#(?P<episodes>\d+(?:,\d+)*)")
+
+
+def split_episodes(name: str) -> tuple[str, tuple[int, ...]]:
+    """The dataset that a name means, and the episodes of it that follow a # ("NAME#1,10"); none if it means all."""
+    match = EPISODES.fullmatch(name)
+    return (match["name"], tuple(map(int, match["episodes"].split(",")))) if match else (name, ())

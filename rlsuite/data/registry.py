@@ -5,6 +5,8 @@ mujoco/hopper/medium-v0       any other Minari id, downloaded by Minari if absen
 d4rl/hopper-medium-v2         D4RL's file hopper_medium-v2.hdf5 in D4RL_DATASET_DIR or ~/.d4rl/datasets
 FILE.hdf5, FILE.h5, FILE.npz  D4RL layout, or plain arrays
 FOLDER                        a Minari dataset
+
+Any of them followed by #1 or #1,10,20 is these episodes alone, counted from 0.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from rlsuite.data import doctor, formats, hdf5, minari_store, recipes
 from rlsuite.data.dataset import Dataset
-from rlsuite.data.names import D4RL_NAME
+from rlsuite.data.names import D4RL_NAME, split_episodes
 from rlsuite.data.recording import Recording
 from rlsuite.errors import UserError, nearest
 
@@ -177,6 +179,9 @@ def load(
     Minari dataset). The cheap part of the doctor runs: UserError for NaN, infinities, actions out of bounds and the
     like, a warning for milder defects.
     """
+    whole, episodes = split_episodes(name)
+    if episodes:
+        return _take(load(whole, steps, drop_timeouts, build, progress, device), episodes, name)
     source = resolve(name)
     if source.kind == "recipe":
         recipe = recipes.RECIPES[name]
@@ -199,3 +204,13 @@ def load(
             dataset = resolve(name).read(steps, drop_timeouts)
     doctor.check(dataset)
     return dataset if device == "cpu" else dataset.to(device)
+
+
+def _take(dataset: Dataset, episodes: tuple[int, ...], name: str) -> Dataset:
+    """Only these episodes, under `name`; UserError if there are not so many."""
+    if max(episodes) >= len(dataset.episode_starts):
+        raise UserError(
+            f"{dataset.name} has {len(dataset.episode_starts)} episodes in {len(dataset)} transitions, so there is no "
+            f"episode {max(episodes)} (counted from 0); name another one, or load more of it (--dataset-steps)."
+        )
+    return replace(dataset.take_episodes(np.array(episodes)), name=name)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlsuite.data.names import D4RL_NAME
+from rlsuite.data.names import D4RL_NAME, split_episodes
 
 TABLE = Path(__file__).parent / "reference_scores.csv"
 
@@ -79,7 +79,7 @@ def reference(env_id: str | None, dataset_name: str | None = None) -> Reference 
     D4RL's constants hold for D4RL's data (`d4rl/hopper-medium-v2`, `hopper_medium-v2.hdf5`) evaluated in an environment
     older than v5, which changed rewards; everything else is looked up by environment id with its version.
     """
-    match = D4RL_NAME.fullmatch(dataset_name) if dataset_name else None
+    match = D4RL_NAME.fullmatch(split_episodes(dataset_name)[0]) if dataset_name else None
     if match is not None and (env_id is None or not env_id.endswith("-v5")):
         key, scope = match["robot"].lower(), "d4rl"
     else:

@@ -17,9 +17,11 @@ import inspect
 import json
 import math
 import pkgutil
+import re
 import sys
 import textwrap
 import typing
+from collections.abc import Container
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -123,7 +125,7 @@ class Resolved:
     def slug(self) -> str:
         """A readable folder name: algorithm, task, seed, and the identity that tells two settings apart."""
         data = Path(getattr(self.config, "dataset", ""))  # ids of environments may have dots, too: my.module:Env-v0
-        task = data.stem if data.suffix else self.task.replace("/", "-").replace(":", "-")
+        task = data.stem if data.suffix else re.sub("[/:#]", "-", self.task)
         return f"{self.label}-{task}-s{self.settings.seed}-{self.run_id[:8]}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -267,6 +269,17 @@ def coerce(name: str, kind: Any, value: Any) -> Any:
     raise TypeError(f"Config field {name} has the type {kind}, which no flag can express")
 
 
+def field_name(key: str, known: Container[str]) -> str:
+    """The field that a flag or a key of a table means: lambda is `lambda_`, because Python has a use for the word."""
+    name = key.replace("-", "_")
+    return f"{name}_" if name not in known and f"{name}_" in known else name
+
+
+def flag_name(field: str) -> str:
+    """The flag of a field."""
+    return "--" + field.rstrip("_").replace("_", "-")
+
+
 def schema(algorithm: Algorithm) -> dict[str, tuple[type, Any]]:
     """Every key a run of `algorithm` takes -> (the dataclass it belongs to, its type)."""
     known: dict[str, tuple[type, Any]] = {}
@@ -285,7 +298,7 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
     values: dict[type, dict[str, Any]] = {algorithm.module.Config: {}, Settings: {}}
 
     def put(key: str, value: Any, place: str) -> None:
-        key = key.replace("-", "_")
+        key = field_name(key, known)
         if key not in known:
             raise UserError(f"{place} has the key '{key}', which {algorithm.name} does not know; {nearest(key, known)}")
         cls, kind = known[key]
@@ -310,7 +323,7 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
     if missing:
         raise UserError(
             f"{where} does not say which {missing[0]} {algorithm.name} shall use; "
-            f"add {missing[0]} (--{missing[0].replace('_', '-')})."
+            f"add {missing[0]} ({flag_name(missing[0])})."
         )
     config = algorithm.module.Config(**values[algorithm.module.Config])
     for name, lowest in (("updates", 1), ("total_steps", 1), ("batch_size", 1)):
@@ -343,11 +356,15 @@ def add_flags(parser: argparse.ArgumentParser, algorithm: Algorithm) -> None:
         for f in fields(cls):
             default = "required" if f.default is MISSING else f"default {shown(f.default)}"
             text = f"{helps.get(f.name, '')} ({default})".replace("%", "%%")
-            flag = f"--{f.name.replace('_', '-')}"
+            flag = flag_name(f.name)
             if hints[f.name] is bool:
-                group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+                group.add_argument(
+                    flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, dest=f.name, help=text
+                )
             else:
-                group.add_argument(flag, default=argparse.SUPPRESS, metavar=metavar(hints[f.name]), help=text)
+                group.add_argument(
+                    flag, default=argparse.SUPPRESS, dest=f.name, metavar=metavar(hints[f.name]), help=text
+                )
 
 
 def shown(value: Any) -> str:

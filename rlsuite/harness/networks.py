@@ -68,6 +68,46 @@ class DeterministicActor(nn.Module):
         return actions
 
 
+class GaussianActor(DeterministicActor):
+    """N(m(s), sigma^2) with a standard deviation for each action dimension that does not depend on the state.
+
+    m(s) = max_action * tanh(MLP(s)), or max_action * MLP(s) where `tanh` is False; log(sigma / max_action) is a
+    parameter, clipped to [-5, 2] where it is used. `act` plays the mean, clipped to the bounds.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        max_action: float = 1.0,
+        hidden: Sequence[int] = (256, 256),
+        tanh: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(observation_dim, action_dim, max_action, hidden, rng)
+        self.arguments["tanh"] = tanh
+        self.tanh = tanh
+        self.log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(B, observation_dim) normalised -> the means (B, action_dim)."""
+        if self.tanh:
+            return super().forward(observations)
+        means: Tensor = self.max_action * self.net(observations)
+        return means
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(B, observation_dim) normalised, (B, action_dim) -> log-densities (B,)."""
+        log_std = self.log_std.clamp(-5.0, 2.0) + math.log(self.max_action)
+        z: Tensor = (actions - self(observations)) * (-log_std).exp()
+        return -0.5 * z.square().sum(1) - log_std.sum() - 0.5 * math.log(2 * math.pi) * len(log_std)
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """(B, observation_dim) as the environment gives them -> (B, action_dim)."""
+        return super().act(observations).clip(-self.max_action, self.max_action)
+
+
 class TwinCritic(nn.Module):
     """Two independent action-value networks Q_1, Q_2 : (s, a) -> R."""
 

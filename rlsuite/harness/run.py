@@ -146,6 +146,10 @@ class Run:
             self._metrics = {key: float(value) for key, value in metrics.items()}
             self._logged = self.update
 
+    def say(self, text: str) -> None:
+        """One line for whoever watches; within the loop."""
+        self._progress.say(text)
+
     def loop(self, updates: int, policy: Policy, stride: int = 1) -> Generator[int, None, None]:
         """Yield the positions still to be reached, and do everything that surrounds them.
 

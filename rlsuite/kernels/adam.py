@@ -13,12 +13,15 @@ class Adam:
     """Adam (Kingma and Ba, 2015, arXiv 1412.6980) with the default betas (0.9, 0.999).
 
     The same fused kernel as `torch.optim.Adam(parameters, learning_rate, fused=True)`, and the same bits (a test holds
-    that); `step` takes the loss, so that gradients are neither accumulated nor zeroed.
+    that); `step` takes the loss, so that gradients are neither accumulated nor zeroed. `weight_decay` is added to the
+    gradient as the L2 penalty that it is the factor of (AdamW's does not pass through the moments).
     """
 
-    def __init__(self, parameters: Iterable[Tensor], learning_rate: float, epsilon: float = 1e-8) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], learning_rate: float, epsilon: float = 1e-8, weight_decay: float = 0.0
+    ) -> None:
         self.parameters = list(parameters)
-        self.learning_rate, self.epsilon = learning_rate, epsilon
+        self.learning_rate, self.epsilon, self.weight_decay = learning_rate, epsilon, weight_decay
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
         # The kernel counts for every parameter.
@@ -42,7 +45,7 @@ class Adam:
                 lr=self.learning_rate,
                 beta1=0.9,
                 beta2=0.999,
-                weight_decay=0.0,
+                weight_decay=self.weight_decay,
                 eps=self.epsilon,
                 amsgrad=False,
                 maximize=False,

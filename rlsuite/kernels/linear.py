@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+EPSILON = 1e-5  # of layer normalisation, torch's default
 SMALLEST = 64  # outputs of a layer; below that width a oneDNN call costs more than its product
 
 
@@ -101,6 +102,44 @@ class _OneDnnMLP(torch.autograd.Function):
         return tuple(result)
 
 
+class _OneDnnLayerNormMLP(torch.autograd.Function):
+    """The same with layer normalisation before each ReLU; hidden layers are `SMALLEST` wide or wider."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        saved: list[Tensor] = []
+        for i in range(0, len(parameters) - 2, 4):
+            weight, bias, scale, shift = parameters[i : i + 4]
+            product = onednn(x, weight, bias)
+            normalized, mean, rstd = torch.native_layer_norm(product, [len(weight)], scale, shift, EPSILON)
+            saved += [x, product, mean, rstd]
+            x = normalized.relu_()
+        ctx.save_for_backward(*saved, x, *parameters)
+        return functional.linear(x, parameters[-2], parameters[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        layers = (len(ctx.saved_tensors) - 3) // 8
+        saved, (output, *parameters) = ctx.saved_tensors[: 4 * layers], ctx.saved_tensors[4 * layers :]
+        grad = gradients[0]
+        result: list[Tensor | None] = [None] * (1 + len(parameters))
+        result[-2:] = grad.t() @ output, grad.sum(0)
+        grad = grad @ parameters[-2]
+        for i in reversed(range(0, 4 * layers, 4)):
+            x, product, mean, rstd = saved[i : i + 4]
+            weight, _, scale, shift = parameters[i : i + 4]
+            grad = torch.ops.aten.threshold_backward(grad, output, 0)
+            grad, *result[3 + i : 5 + i] = torch.ops.aten.native_layer_norm_backward(
+                grad, product, [len(weight)], mean, rstd, scale, shift, [True, True, True]
+            )
+            result[1 + i : 3 + i] = weight_gradient(grad, x), grad.sum(0)
+            if i or ctx.needs_input_grad[0]:
+                grad = onednn(grad, weight.t())
+            output = x
+        result[0] = grad if ctx.needs_input_grad[0] else None
+        return tuple(result)
+
+
 class MLP(nn.Module):
     """Fully connected layers with ReLU between them and a linear output.
 
@@ -110,33 +149,46 @@ class MLP(nn.Module):
     Args:
         sizes: widths from input to output, for example (17, 256, 256, 6)
         rng: the stream the initial weights come from
+        layer_norm: normalise each hidden layer before its ReLU (Ba et al., 2016, arXiv 1607.06450)
     """
 
-    def __init__(self, sizes: Sequence[int], rng: np.random.Generator) -> None:
+    def __init__(self, sizes: Sequence[int], rng: np.random.Generator, layer_norm: bool = False) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             bound = 1 / math.sqrt(fan_in)
             for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
                 values = rng.uniform(-bound, bound, shape).astype(np.float32)
                 self.register_parameter(f"{name}{i}", nn.Parameter(torch.from_numpy(values)))
+            if layer_norm and i < len(sizes) - 2:
+                self.register_parameter(f"scale{i}", nn.Parameter(torch.ones(fan_out)))
+                self.register_parameter(f"shift{i}", nn.Parameter(torch.zeros(fan_out)))
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """(B, in) -> (B, out). `frozen` lets gradients through to x only, which saves those of the weights."""
         # In the order of registration: weight, bias, weight, ... `parameters()` would cost as much as a small layer.
-        return mlp(x, list(self._parameters.values()), frozen)  # type: ignore[arg-type]
+        return mlp(x, list(self._parameters.values()), frozen, self.layer_norm)  # type: ignore[arg-type]
 
 
-def mlp(x: Tensor, parameters: Sequence[Tensor], frozen: bool = False) -> Tensor:
-    """`MLP` with any weight (out, in), bias (out,), weight, ...: (B, in) -> (B, out)."""
+def mlp(x: Tensor, parameters: Sequence[Tensor], frozen: bool = False, layer_norm: bool = False) -> Tensor:
+    """`MLP` with any weight (out, in), bias (out,)[, scale (out,), shift (out,)], weight, ...: (B, in) -> (B, out)."""
     if frozen:
         parameters = [p.detach() for p in parameters]
-    if x.device.type == "cpu" and backend() == "onednn":
-        if not torch.is_grad_enabled():
-            return forward(x, parameters)[1]
-        output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
-        return output
-    for i in range(0, len(parameters), 2):
+    stride = 4 if layer_norm else 2
+    if x.device.type == "cpu" and x.dtype == torch.float32 and backend() == "onednn":
+        output: Tensor
+        if not layer_norm:
+            if not torch.is_grad_enabled():
+                return forward(x, parameters)[1]
+            output = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
+            return output
+        if min((len(weight) for weight in parameters[:-2:4]), default=0) >= SMALLEST:
+            output = _OneDnnLayerNormMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
+            return output
+    for i in range(0, len(parameters), stride):
         x = functional.linear(x, parameters[i], parameters[i + 1])
         if i + 2 < len(parameters):
+            if layer_norm:
+                x = functional.layer_norm(x, x.shape[1:], parameters[i + 2], parameters[i + 3], EPSILON)
             x = torch.relu(x)
     return x
