@@ -1,12 +1,22 @@
-"""Updates per second of BC and TD3+BC, side by side with the plain way of writing TD3+BC and with the floor.
+"""Updates per CPU second of BC, TD3+BC, IQL and O-DICE, beside other ways of computing them and beside the floor.
 
-One thread, batch 256, hidden layers 256-256, HalfCheetah's shapes (17 observations, 6 actions), random data. "plain" is
-the update as it is usually written (nn.Sequential, torch.optim.Adam, batches by NumPy, losses read back every step);
-"floor" is the matrix products of a TD3+BC update alone, by the product that this machine uses. The ways take turns in
-blocks, so that a busy machine slows all of them; the ratio is the median over blocks. Then the share of each stage.
-PRDC is TD3+BC and a search whose cost depends on the data: prdc_search.py times that.
+One thread, batch 256, HalfCheetah's shapes (17 observations, 6 actions), the hidden layers of the methods' authors
+(256-256; the policy of O-DICE 1024-1024), and O-DICE with a policy of 256-256 as well. The ways of a method take turns
+in blocks, so that a busy machine slows all of them; ratios are medians over blocks. "floor" is the products with the
+weights of the hidden layers alone, by the product that this machine uses: forward, of the gradients of the weights and
+of those handed on. "plain" is TD3+BC as it is usually written (nn.Sequential, torch.optim.Adam, batches by NumPy,
+losses read back every step). Then the share of each stage of ours.
 
-    python benchmarks/speed/offline_updates.py [--rows 200000] [--blocks 15] [--updates 60]
+O-DICE leaves transitions of weight zero out of the update of its policy, so what it costs depends on the data, on
+lambda, and on how far the value function has come: it is trained alone for --warm updates before the clock starts, and
+the share of positive weights is printed. "all rows" is the worst case, every weight 1. Real data are timed with the
+rewards scaled as the presets of IQL and O-DICE scale them. PRDC is TD3+BC and a search: prdc_search.py times that.
+
+A peer takes its turn with --peer METHOD=FILE.py: a file that defines make(dataset, config) -> step, given the data in
+memory (an rlsuite Dataset) and our configuration; step() makes one update, batch included.
+
+    python benchmarks/speed/offline_updates.py [--blocks 9] [--updates 30] [--methods bc td3_bc iql odice]
+    python benchmarks/speed/offline_updates.py --dataset rlsuite/halfcheetah/medium-v0 --warm 20000 --peer iql=FILE.py
 """
 
 # ruff: noqa: E402
@@ -14,10 +24,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
+import itertools
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -28,11 +42,51 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rlsuite.algorithms import bc, td3_bc
+from rlsuite import data
+from rlsuite.algorithms import bc, iql, odice, td3_bc
 from rlsuite.data.dataset import Dataset
+from rlsuite.data.rewards import scale_by_returns
 from rlsuite.kernels.linear import backend, onednn
 
-OBSERVATIONS, ACTIONS, HIDDEN, BATCH = 17, 6, 256, 256
+OBSERVATIONS, ACTIONS, BATCH = 17, 6, 256
+Step = Callable[[], object]
+METHODS: dict[str, tuple[Any, Any, int]] = {  # configuration, agent, random streams that it takes
+    "bc": (bc.Config, bc.BC, 1),
+    "td3_bc": (td3_bc.Config, td3_bc.TD3BC, 2),
+    "iql": (iql.Config, iql.IQL, 1),
+    "odice": (odice.Config, odice.ODICE, 1),
+}
+STAGES = {  # what is timed of an agent: attribute -> stage
+    "target_value": "targets",
+    "value_gradient": "value",
+    "update_value": "value",
+    "update_critic": "critics",
+    "update_actor": "policy",
+    "optimizer.apply": "optimisers",
+    "value_optimizer.apply": "optimisers",
+    "critic_optimizer.apply": "optimisers",
+    "actor_optimizer.apply": "optimisers",
+    "update_target": "moving targets",
+    "update_targets": "moving targets",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    method: str
+    label: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.method} {self.label}".strip()
+
+
+CASES = [Case("bc"), Case("td3_bc"), Case("iql")]
+for width in (1024, 256):
+    hidden = {"policy_hidden": (width, width)}
+    CASES += [Case("odice", f"{width}, lambda {value}", {"lambda_": value, **hidden}) for value in (0.6, 0.4)]
+    CASES += [Case("odice", f"{width}, all rows", {"policy_weight": "one", **hidden})]
 
 
 def random_dataset(rows: int) -> Dataset:
@@ -56,24 +110,61 @@ def random_dataset(rows: int) -> Dataset:
     )
 
 
-def ours(module: Any, kind: Any, dataset: Dataset) -> Callable[[], None]:
-    streams = [np.random.default_rng(seed) for seed in range(1 if kind is bc.BC else 2)]
-    agent = kind(dataset, module.Config("random"), *streams)
-    batches = dataset.batches(BATCH, np.random.default_rng(2))
+class Ours:
+    """An agent, its batches, and the share of transitions that its policy learns from."""
 
-    def step() -> None:
-        agent.update(next(batches))
+    def __init__(self, dataset: Dataset, case: Case, warm: int) -> None:
+        configure, create, streams = METHODS[case.method]
+        self.config = configure("random", **case.settings)
+        self.agent = create(dataset, self.config, *(np.random.default_rng(seed) for seed in range(streams)))
+        self.batches = dataset.batches(BATCH, np.random.default_rng(2))
+        self.share = 1.0
+        if case.method == "odice":
+            if case.settings.get("policy_weight") != "one":
+                for _ in range(warm):
+                    self.agent.value_optimizer.apply(self.agent.value_gradient(next(self.batches))[0])
+                    self.agent.update_target()
+            self.share = float(np.mean([float(self()["positive_weights"]) for _ in range(100)]))
 
-    step.agent, step.batches = agent, batches  # type: ignore[attr-defined]
-    return step
+    def __call__(self) -> dict[str, torch.Tensor]:
+        metrics: dict[str, torch.Tensor] = self.agent.update(next(self.batches))
+        return metrics
+
+    def stages(self, updates: int) -> dict[str, float]:
+        """CPU seconds in each stage, what a stage calls of another not counted. The agent keeps the clocks."""
+        spent: dict[str, float] = defaultdict(float)
+        inside = [0.0]  # what the stages under way have spent in others
+
+        def timed(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                inside.append(0.0)
+                begun = time.process_time()
+                result = function(*arguments)
+                seconds = time.process_time() - begun
+                spent[stage] += seconds - inside.pop()
+                inside[-1] += seconds
+                return result
+
+            return call
+
+        for path, stage in STAGES.items():
+            *owner, attribute = path.split(".")
+            thing = getattr(self.agent, owner[0], None) if owner else self.agent
+            if hasattr(thing, attribute):
+                setattr(thing, attribute, timed(stage, getattr(thing, attribute)))
+        draw = timed("batches", lambda: next(self.batches))
+        update = timed("the rest", self.agent.update)
+        for _ in range(updates):
+            update(draw())
+        return dict(spent)
 
 
-def plain(dataset: Dataset) -> Callable[[], None]:
+def plain(dataset: Dataset) -> Step:
     """TD3+BC as it is usually written."""
 
     def mlp(inputs: int, outputs: int, *last: nn.Module) -> nn.Sequential:
-        layers = [nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(HIDDEN, outputs), *last)
+        layers = [nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(256, outputs), *last)
 
     actor = mlp(OBSERVATIONS, ACTIONS, nn.Tanh())
     critics = [mlp(OBSERVATIONS + ACTIONS, 1) for _ in range(2)]
@@ -119,92 +210,113 @@ def plain(dataset: Dataset) -> Callable[[], None]:
     return step
 
 
-def floor() -> Callable[[], None]:
-    """The products of two TD3+BC updates (one with the policy), no activations, no losses, no optimiser.
+@dataclass(frozen=True)
+class Passes:
+    """How often an update takes `rows` rows through one network, in each of the three directions."""
 
-    Large ones of 256 x 256 x 256: targets 3, critics 2 forward and 4 backward; the policy's 5 every second update.
-    Small ones of 256 x 23 x 256: targets 3, critics 2 forward and 2 backward; the policy's 4 every second update.
-    """
-    x, wide, weight, first = (
-        torch.randn(n, m) for n, m in ((BATCH, 23), (BATCH, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 23))
-    )
+    inputs: int
+    hidden: tuple[int, ...]
+    forward: int
+    weights: int  # gradients of the weights
+    inner: int  # gradients handed on to the layer before
+    rows: int = BATCH
+
+    def products(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The operands (m, k), (n, k) of all products."""
+        found = []
+        for first, (into, out) in enumerate(itertools.pairwise((self.inputs, *self.hidden))):
+            x, weight = torch.randn(self.rows, into), torch.randn(out, into)
+            found += self.forward * [(x, weight)]
+            found += self.weights * [(torch.randn(into, self.rows), torch.randn(out, self.rows))]
+            if first:
+                found += self.inner * [(torch.randn(self.rows, out), torch.randn(into, out))]
+        return found
+
+
+def floor(ours: Ours, method: str) -> Step:
+    """The products that one update needs, or two of TD3+BC, the second of which has the policy's."""
+    s, a, hidden = OBSERVATIONS, ACTIONS, ours.config.hidden
+    policy = Passes(s, hidden, 1, 1, 1)
+    critic = Passes(s + a, hidden, 2, 1, 1)  # and its target
+    if method == "bc":
+        updates = [[policy]]
+    elif method == "td3_bc":
+        plain = [Passes(s, hidden, 1, 0, 0), critic, critic]
+        updates = [plain, [*plain, policy, Passes(s + a, hidden, 1, 0, 1)]]
+    elif method == "iql":
+        updates = [[Passes(s, hidden, 2, 1, 1), critic, critic, policy]]
+    else:  # V and its target at s and s'; three gradients, two of which share one way back from V(s)
+        value = Passes(s, hidden, 4, 3, 2)
+        rows = max(1, round(ours.share * BATCH))
+        updates = [[value, value, Passes(s, ours.config.policy_hidden, 1, 1, 1, rows)]]
     product = onednn if backend() == "onednn" else functional.linear
-    second = False
+    turns = itertools.cycle([[pair for passes in update for pair in passes.products()] for update in updates])
 
     def step() -> None:
-        nonlocal second
-        second = not second
-        for _ in range(9 + 5 * second):
-            product(wide, weight)
-        for _ in range(7 + 4 * second):
-            product(x, first)
+        for x, weight in next(turns):
+            product(x, weight)
 
     return step
 
 
-def rate(step: Callable[[], None], updates: int) -> float:
-    begun = time.perf_counter()
+def load_peer(path: Path) -> Callable[[Dataset, Any], Step]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make: Callable[[Dataset, Any], Step] = module.make
+    return make
+
+
+def rate(step: Step, updates: int) -> float:
+    begun = time.process_time()
     for _ in range(updates):
         step()
-    return updates / (time.perf_counter() - begun)
-
-
-def stages(step: Any, updates: int) -> dict[str, float]:
-    """Seconds in each stage of our TD3+BC."""
-    agent, spent = step.agent, defaultdict(float)
-    inner = {
-        "targets": "target_value",
-        "critic": "update_critic",
-        "policy": "update_actor",
-        "move targets": "update_targets",
-    }
-
-    def timed(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            begun = time.perf_counter()
-            result = function(*arguments)
-            spent[label] += time.perf_counter() - begun
-            return result
-
-        return call
-
-    for label, name in inner.items():
-        setattr(agent, name, timed(label, getattr(agent, name)))
-    for _ in range(updates):
-        begun = time.perf_counter()
-        batch = next(step.batches)
-        spent["batch"] += time.perf_counter() - begun
-        agent.update(batch)
-    for name in inner.values():
-        delattr(agent, name)
-    spent["critic"] -= spent["targets"]  # the target is computed inside
-    return dict(spent)
+    return updates / (time.process_time() - begun)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--blocks", type=int, default=15)
-    parser.add_argument("--updates", type=int, default=60, help="a block")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--dataset", default="", help="with HalfCheetah's shapes; random numbers if not given")
+    parser.add_argument("--steps", type=int, default=200_000, help="transitions")
+    parser.add_argument("--warm", type=int, default=0, help="updates of O-DICE's value function beforehand")
+    parser.add_argument("--blocks", type=int, default=9)
+    parser.add_argument("--updates", type=int, default=30, help="a block")
+    parser.add_argument("--peer", action="append", default=[], metavar="METHOD=FILE.py")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dataset = random_dataset(arguments.rows)
-    ways = {
-        "plain TD3+BC": plain(dataset),
-        "bc": ours(bc, bc.BC, dataset),
-        "td3_bc": ours(td3_bc, td3_bc.TD3BC, dataset),
-        "floor of TD3+BC": floor(),
-    }
-    for step in ways.values():
-        rate(step, 20)
-    blocks = np.array([[rate(step, arguments.updates) for step in ways.values()] for _ in range(arguments.blocks)])
-    print(f"matrix product: {backend()}; {arguments.rows} rows; medians of {arguments.blocks} blocks")
-    for i, name in enumerate(ways):
-        ratio = np.median(blocks[:, i] / blocks[:, 0])
-        print(f"{name:16} {np.median(blocks[:, i]):8.0f} updates/s   {ratio:5.2f} x plain TD3+BC")
-    spent = stages(ways["td3_bc"], 10 * arguments.updates)
-    total = sum(spent.values())
-    print("td3_bc by stage:", ", ".join(f"{label} {100 * seconds / total:.0f} %" for label, seconds in spent.items()))
+    if arguments.dataset:
+        dataset = scale_by_returns(data.load(arguments.dataset, steps=arguments.steps))
+    else:
+        dataset = random_dataset(arguments.steps)
+    peers: dict[str, dict[str, Callable[[Dataset, Any], Step]]] = defaultdict(dict)
+    for given in arguments.peer:
+        method, _, path = given.partition("=")
+        peers[method][Path(path).stem] = load_peer(Path(path))
+
+    title = f"{arguments.dataset or 'random data'}, {len(dataset)} transitions; medians of {arguments.blocks} blocks"
+    print(f"matrix product: {backend()}; {title}")
+    print(f"{'what':26} {'updates per CPU s':>17}  ours is", flush=True)
+    for case in (case for case in CASES if case.method in arguments.methods):
+        ours = Ours(dataset, case, arguments.warm)
+        ways: dict[str, Step] = {case.title: ours}
+        ways |= {called: make(dataset, ours.config) for called, make in peers[case.method].items()}
+        if case.method == "td3_bc":
+            ways["plain"] = plain(dataset)
+        ways["floor"] = floor(ours, case.method)
+        for step in ways.values():
+            rate(step, 10)
+        found = [[rate(step, arguments.updates) for step in ways.values()] for _ in range(arguments.blocks)]
+        blocks = np.array(found)
+        for i, called in enumerate(ways):
+            ratio = f"{np.median(blocks[:, 0] / blocks[:, i]):8.2f} x" if i else ""
+            print(f"{'  ' * bool(i) + called:26} {np.median(blocks[:, i]):17.1f} {ratio}")
+        spent = ours.stages(5 * arguments.updates)
+        total = sum(spent.values())
+        shares = ", ".join(f"{stage} {seconds / total:.0%}" for stage, seconds in spent.items())
+        weights = f"positive weights {ours.share:.0%}; " if case.method == "odice" else ""
+        print(f"  {weights}{shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ from torch import Tensor, nn
 
 from rlsuite.data.dataset import Batch, Dataset
 from rlsuite.data.rewards import scale_by_returns
+from rlsuite.errors import UserError
 from rlsuite.harness.networks import GaussianActor
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
@@ -110,6 +111,19 @@ class Learner:
     """squash the policy's mean"""
     normalize: bool = False
     """standardise observations by the dataset's mean and standard deviation"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lambda_ < 1:
+            raise UserError(f"--lambda lies between 0 and 1, not at {self.lambda_:g}.")
+        if not 0 <= self.eta < math.inf:
+            raise UserError(f"--eta is at least 0, not {self.eta:g}; 0 is the semi-gradient.")
+        needed = (1 - self.lambda_) / self.lambda_
+        if conjugate_slope(torch.tensor(self.max_residual), self.f) <= needed:
+            least = 2 * (needed - 1) if self.f == "pearson" else 1 + math.log(needed)
+            raise UserError(
+                f"with --max-residual {self.max_residual:g} the value function has no minimum, because residuals at "
+                f"--lambda {self.lambda_:g} are {least:.3g} in the mean; give a larger one."
+            )
 
 
 @dataclass(frozen=True)
@@ -289,8 +303,8 @@ def fit(agent: ODICE, batches: Iterator[Batch], run: Run) -> None:
     for update in run.loop(agent.config.updates, policy=agent.actor):
         metrics = agent.update(next(batches))
         if run.logging and agent.starves(update, float(metrics["positive_weights"])):
-            run.say(
-                f"warning: no action has had a positive weight for {STARVED} updates, so the policy does not learn; "
+            run.warn(
+                f"no action has had a positive weight for {STARVED} updates, so the policy does not learn; "
                 "scale the rewards up, or lower --lambda."
             )
         run.log(metrics)

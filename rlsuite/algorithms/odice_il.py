@@ -32,7 +32,8 @@ from rlsuite import data
 from rlsuite.algorithms.odice import ODICE, Learner, fit
 from rlsuite.data.dataset import Batch, Batches, Dataset
 from rlsuite.data.names import split_episodes
-from rlsuite.harness.run import Run
+from rlsuite.errors import UserError
+from rlsuite.harness.run import Run, match_spaces
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class MixedBatches:
 
 def train(config: Config, run: Run) -> None:
     """Imitate the demonstrations in `config.dataset`."""
+    if config.demos and split_episodes(config.dataset)[1]:
+        raise UserError(f"{config.dataset} names the demonstrations already; leave out either #... or --demos.")
+    half = config.batch_size // 2
+    if config.suboptimal and not half:
+        raise UserError("half of every batch comes from --suboptimal, so --batch-size is at least 2, not 1.")
     name = config.dataset + ("#" + ",".join(map(str, config.demos)) if config.demos else "")
     demos = run.dataset(name, config.dataset_steps, config.env)
     if config.keep_boundary:
@@ -104,9 +110,8 @@ def train(config: Config, run: Run) -> None:
     if not config.suboptimal:
         return fit(agent, demos.batches(config.batch_size, run.rng("batches")), run)
     others = data.load(config.suboptimal, config.suboptimal_steps or None, device=str(run.device))
-    others = others.normalized(agent.actor.mean, agent.actor.std)
+    others = match_spaces(others, run.env_id).normalized(agent.actor.mean, agent.actor.std)
     others = replace(others, rewards=torch.zeros_like(others.rewards))
-    half = config.batch_size // 2
     return fit(
         agent,
         MixedBatches(

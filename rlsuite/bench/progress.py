@@ -88,7 +88,7 @@ class Plain:
         facts += [clock(seconds)] if seconds is not None else ["by another rlsuite bench"]
         text = f"{cell.title} ({', '.join(facts)})"
         state = "stopped" if state in ("unfinished", "new") else state
-        self.line(f"[{self.clock}] {state:9} {text}{f': {message}' if message and not finished else ''}")
+        self.line(f"[{self.clock}] {state:9} {text}{f': {message}' if message else ''}")
 
     def note(self, text: str) -> None:
         self.line(f"[{self.clock}] {text}")

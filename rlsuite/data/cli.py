@@ -328,9 +328,10 @@ def _returns(reference: Reference) -> tuple[str, str]:
 def _provenance(name: str) -> list[tuple[str, str]]:
     """All that is known about the reference of an environment or of a dataset. Raises UserError where none is."""
     from rlsuite.data import registry, scores
-    from rlsuite.data.names import D4RL_NAME
+    from rlsuite.data.names import D4RL_NAME, split_episodes
     from rlsuite.errors import nearest
 
+    name = split_episodes(name)[0]
     known = {r.key: r for r in scores.references()}
     found = known.get(name)
     env_id = None

@@ -133,8 +133,8 @@ class Dataset:
         """The same transitions with (x - mean) / std for x in observations and next_observations."""
         return replace(
             self,
-            observations=(self.observations - mean) / std,
-            next_observations=(self.next_observations - mean) / std,
+            observations=torch.sub(self.observations, mean).div_(std),
+            next_observations=torch.sub(self.next_observations, mean).div_(std),
         )
 
     def take_episodes(self, episodes: np.ndarray) -> Dataset:

@@ -10,7 +10,7 @@ D4RL_NAME = re.compile(
     re.IGNORECASE,
 )
 
-EPISODES = re.compile(r"(?P<name>.+)#(?P<episodes>\d+(?:,\d+)*)")
+EPISODES = re.compile(r"(?P<name>.+)#(?P<episodes>[0-9]{1,9}(?:,[0-9]{1,9})*)")
 
 
 def split_episodes(name: str) -> tuple[str, tuple[int, ...]]:

@@ -102,7 +102,7 @@ def resolve(name: str) -> Source:
         if not path.is_file():
             raise UserError(f"there is no file {path}; check the path.")
         return Source(name, "npz" if path.suffix == ".npz" else "d4rl", path)
-    if name.startswith("d4rl/"):
+    if name.startswith("d4rl/") and "#" not in name:
         return _d4rl_file(name)
     stored = minari_store.folder(name)
     if stored is not None:
@@ -111,10 +111,22 @@ def resolve(name: str) -> Source:
         raise UserError(
             f"{path} is no dataset; give a D4RL-layout .hdf5 file, an .npz file or the folder of a Minari dataset."
         )
+    if "#" in name:
+        raise _part(name)
     namespace = name.split("/")[0]
     if not minari_store.is_id(name) or namespace in ("rlsuite", name):
         raise UserError(f"there is no dataset '{name}'; {nearest(name, known())}")
     return Source(name, "minari", None)
+
+
+def _part(name: str) -> UserError:
+    """Of what is no whole dataset."""
+    whole, episodes = split_episodes(name)
+    if episodes:
+        return UserError(f"{name} is a part of {whole}, and only training takes parts of a dataset; give {whole} here.")
+    return UserError(
+        f"what follows # in '{name}' are no episodes; write their numbers, counted from 0, as in NAME#0 or NAME#1,10."
+    )
 
 
 def _d4rl_file(name: str) -> Source:
@@ -181,7 +193,7 @@ def load(
     """
     whole, episodes = split_episodes(name)
     if episodes:
-        return _take(load(whole, steps, drop_timeouts, build, progress, device), episodes, name)
+        return _take(load(whole, steps, drop_timeouts, build, progress, device), episodes)
     source = resolve(name)
     if source.kind == "recipe":
         recipe = recipes.RECIPES[name]
@@ -206,11 +218,12 @@ def load(
     return dataset if device == "cpu" else dataset.to(device)
 
 
-def _take(dataset: Dataset, episodes: tuple[int, ...], name: str) -> Dataset:
-    """Only these episodes, under `name`; UserError if there are not so many."""
+def _take(dataset: Dataset, episodes: tuple[int, ...]) -> Dataset:
+    """Only these episodes; UserError if there are not so many."""
     if max(episodes) >= len(dataset.episode_starts):
         raise UserError(
             f"{dataset.name} has {len(dataset.episode_starts)} episodes in {len(dataset)} transitions, so there is no "
             f"episode {max(episodes)} (counted from 0); name another one, or load more of it (--dataset-steps)."
         )
+    name = f"{dataset.name}#{','.join(map(str, episodes))}"
     return replace(dataset.take_episodes(np.array(episodes)), name=name)

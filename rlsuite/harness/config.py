@@ -29,6 +29,7 @@ from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal
 
 import rlsuite
+from rlsuite.data.names import split_episodes
 from rlsuite.errors import UserError, nearest
 
 
@@ -124,9 +125,10 @@ class Resolved:
     @property
     def slug(self) -> str:
         """A readable folder name: algorithm, task, seed, and the identity that tells two settings apart."""
-        data = Path(getattr(self.config, "dataset", ""))  # ids of environments may have dots, too: my.module:Env-v0
-        task = data.stem if data.suffix else re.sub("[/:#]", "-", self.task)
-        return f"{self.label}-{task}-s{self.settings.seed}-{self.run_id[:8]}"
+        whole = split_episodes(getattr(self.config, "dataset", ""))[0]
+        file = Path(whole)  # ids of environments may have dots, too: my.module:Env-v0
+        task = file.stem + self.task.removeprefix(whole) if file.suffix else self.task
+        return f"{self.label}-{re.sub('[/:#]', '-', task)}-s{self.settings.seed}-{self.run_id[:8]}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -303,7 +305,7 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
             raise UserError(f"{place} has the key '{key}', which {algorithm.name} does not know; {nearest(key, known)}")
         cls, kind = known[key]
         try:
-            values[cls][key] = coerce(key, kind, value)
+            values[cls][key] = coerce(key.rstrip("_"), kind, value)
         except ValueError as error:
             raise UserError(f"{place}: {error}.") from None
 
@@ -329,6 +331,13 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
     for name, lowest in (("updates", 1), ("total_steps", 1), ("batch_size", 1)):
         if getattr(config, name, lowest) < lowest:
             raise UserError(f"{where}: {name} is at least {lowest}, not {getattr(config, name)}.")
+    for name in ("gamma", "tau"):
+        if not 0 <= getattr(config, name, 0) <= 1:
+            raise UserError(f"{where}: {name} lies between 0 and 1, not at {getattr(config, name):g}.")
+    for name in ("hidden", "policy_hidden"):
+        widths = getattr(config, name, ())
+        if min(widths, default=1) < 1:
+            raise UserError(f"{where}: {name} holds widths of layers, each at least 1, not {shown(widths)}.")
     settings = Settings(**values[Settings])
     for name, lowest in (
         ("seed", 0),

@@ -78,7 +78,7 @@ class Run:
         self.settings = resolved.settings
         self.device = torch_device(self.settings.device)
         self.rng = Streams(self.settings.seed)
-        self.dataset_used: Dataset | None = None
+        self.data_used: dict[str, Any] = {"dataset": "", "dataset_hash": "", "dataset_rows": 0}  # not the arrays
         self.env_id = ""
         self.unit = "update"
         self.restarts = False  # whether a run that was cut begins again, because nothing can continue it exactly
@@ -88,6 +88,7 @@ class Run:
         self._logged = 0  # the position of the last metrics
         self._settled = True  # whether everything that surrounds `self.update` is done
         self._signal = 0
+        self._warning = ""
         self._check_directory()
 
     # What a train function calls
@@ -104,7 +105,8 @@ class Run:
         if not env_id:
             raise UserError(f"{name} does not name its environment; add the one to evaluate in, as in --env Hopper-v5.")
         loaded = match_spaces(loaded, env_id)
-        self.dataset_used, self.env_id = loaded, env_id
+        self.data_used = {"dataset": loaded.name, "dataset_hash": loaded.content_hash, "dataset_rows": len(loaded)}
+        self.env_id = env_id
         return loaded.to(self.device)
 
     def environments(self, env_id: str, n: int = 1) -> Environments:
@@ -146,9 +148,10 @@ class Run:
             self._metrics = {key: float(value) for key, value in metrics.items()}
             self._logged = self.update
 
-    def say(self, text: str) -> None:
-        """One line for whoever watches; within the loop."""
-        self._progress.say(text)
+    def warn(self, message: str) -> None:
+        """Say, within the loop, that something is amiss which does not end the run; the rows that follow say it too."""
+        self._warning = message
+        self._progress.say(f"warning: {message}")
 
     def loop(self, updates: int, policy: Policy, stride: int = 1) -> Generator[int, None, None]:
         """Yield the positions still to be reached, and do everything that surrounds them.
@@ -250,16 +253,13 @@ class Run:
 
     def _identity(self) -> dict[str, Any]:
         """The columns that every row of this run carries."""
-        used = self.dataset_used
         return {
             "run_id": self.resolved.run_id,
             "config_hash": self.resolved.config_hash,
             "algorithm": self.resolved.label,
             "task": self.resolved.task,
             "env": self.env_id,
-            "dataset": used.name if used else "",
-            "dataset_hash": used.content_hash if used else "",
-            "dataset_rows": len(used) if used else 0,
+            **self.data_used,
             "seed": self.settings.seed,
             "code_version": code_version(),
             "cpu_class": cpu_class(),
@@ -324,7 +324,7 @@ class Run:
                     "score_reference": reference.label if reference else "",
                     "policy_mode": mode,
                     "status": "ok",
-                    "message": "",
+                    "message": self._warning,
                 }
             )
         self._rows_log.append(*rows)
@@ -335,7 +335,7 @@ class Run:
     def _finish(self) -> None:
         self._evaluate("final", self.settings.final_episodes)
         self._rows_log.sync()
-        self._status("finished")
+        self._status("finished", self._warning)
 
     def _tick(self) -> None:
         """In the middle of an evaluation: the checkpoint before it is what a resumed run begins from."""
@@ -379,6 +379,7 @@ class Run:
                 "update": self.update,
                 "settled": self._settled,
                 "logged": self._logged,
+                "warning": self._warning,
                 "offsets": {log.path.name: log.sync() for log in (self._metrics_log, self._rows_log)},
                 "streams": self.rng.state_dict(),
                 "tracked": states,
@@ -403,6 +404,7 @@ class Run:
                 f"{self.identity['dataset_hash'][:12]}, not {tree['dataset_hash'][:12]}); restore it or start afresh."
             )
         self.update, self._settled, self._logged = tree["update"], tree["settled"], tree.get("logged", tree["update"])
+        self._warning = tree.get("warning", "")
         for name, tracked in self._tracked.items():
             load_state(tracked, tree["tracked"][name])
         self.rng.load_state_dict(tree["streams"])

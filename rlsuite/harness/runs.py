@@ -16,7 +16,7 @@ import torch
 from rlsuite.data import scores
 from rlsuite.data.files import read_json
 from rlsuite.errors import UserError
-from rlsuite.harness import files
+from rlsuite.harness import files, networks
 from rlsuite.harness.config import Resolved, Settings, load_algorithm, resolve
 from rlsuite.harness.environments import is_atari, make_env, make_slots
 from rlsuite.harness.evaluation import evaluate
@@ -55,7 +55,7 @@ def load_policy(directory: Path) -> Any:
     """The policy of a run's newest checkpoint, ready to `act`."""
     about, state = files.read_policy(directory / "policy.npz")
     module = load_algorithm(about["algorithm"]).module
-    cls = getattr(module, about["class"], None)
+    cls = getattr(module, about["class"], None) or getattr(networks, about["class"], None)
     if cls is None:
         raise UserError(f"the policy of {directory} is a {about['class']}, which {about['algorithm']} does not have.")
     policy = cls(**about["arguments"])

@@ -20,7 +20,7 @@ from rlsuite.data.files import read_json
 from rlsuite.harness import files
 from rlsuite.harness.config import algorithm_names, load_algorithm, resolve
 from rlsuite.harness.run import execute
-from rlsuite.harness.runs import first_difference
+from rlsuite.harness.runs import first_difference, load_policy
 from tests.contract.kills import cut_and_finish, finish, kill_until_finished, start
 
 ALGORITHMS = algorithm_names()
@@ -50,15 +50,20 @@ ONLINE_QUICK = {  # none of the intervals is a multiple of a rollout, nor is the
     "eval_every": 250,
     "checkpoint_every": 50,
 }
+OWN = {
+    "odice": {"policy_hidden": "64,64", "lambda": 0.4},  # with 0.6 no action of these data has a positive weight
+    "odice_il": {"policy_hidden": "64,64"},
+    "props": {"behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2},
+}
 
 
 def resolved(algorithm: str, line_world: Path, **given):
+    own = {**EVERY, **(ONLINE_QUICK if algorithm in ONLINE else OFFLINE_QUICK), **OWN.get(algorithm, {})}
     if algorithm not in ONLINE:
-        return resolve(load_algorithm(algorithm), {"dataset": str(line_world), **EVERY, **OFFLINE_QUICK, **given})
+        return resolve(load_algorithm(algorithm), {"dataset": str(line_world), **own, **given})
     if "updates" in given:
         given["total_steps"] = given.pop("updates")
-    own = {"behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2} if algorithm == "props" else {}
-    return resolve(load_algorithm(algorithm), {**EVERY, **ONLINE_QUICK, **own, **given})
+    return resolve(load_algorithm(algorithm), {**own, **given})
 
 
 class Positions:
@@ -118,6 +123,7 @@ def test_updates_ran_and_weights_moved(algorithm, finished, line_world):
     metrics = files.read_lines(finished / "metrics.jsonl")
     assert [row["update"] for row in metrics] == at.logged
     assert all(np.isfinite(list(row.values())).all() for row in metrics)
+    assert all(row.get("positive_weights", 1) > 0 for row in metrics), "weights decay also where nothing is learnt"
     older, newest = sorted((finished / "checkpoints").iterdir())
     assert [older.name, newest.name] == [f"update-{position:010d}.ckpt" for position in at.checkpoints]
     now, before = policy_in(newest), policy_in(older)
@@ -144,6 +150,14 @@ def test_every_row_says_what_it_belongs_to(algorithm, finished, line_world):
     assert (
         len({row["episode_seed"] for row in rows}) == 2 + 4
     )  # interim evaluations share theirs, the final has its own
+
+
+def test_the_policy_of_a_run_can_be_loaded(algorithm, finished, line_world):
+    """As `rlsuite eval` does, without the data."""
+    policy = load_policy(finished)
+    stored = policy_in(max((finished / "checkpoints").iterdir()))
+    assert all(torch.equal(policy.state_dict()[key], weight) for key, weight in stored.items())
+    assert policy.act(np.zeros((3, 1), np.float32)).shape == (3, 1)
 
 
 def test_same_command_same_bits(algorithm, finished, line_world, tmp_path):
