@@ -14,7 +14,7 @@ learning rate falls to zero along half a cosine. d = 1 only at true terminations
 
 Departures from the authors' code: observations are standardised, as CORL does; time-out transitions are kept with their
 true successor; rewards are scaled by the returns of the true episodes (`scale_by_returns = official` finds them as
-theirs does).
+theirs does); log(sigma) is clipped at -5.
 
     rlsuite train iql --dataset rlsuite/hopper/medium-v0
 """
@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from rlsuite.data.dataset import Batch, Dataset
 from rlsuite.data.rewards import scale_by_returns
+from rlsuite.errors import UserError
 from rlsuite.harness.networks import GaussianActor, TwinCritic
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
@@ -77,6 +78,10 @@ class Config:
     """rewards become reward_scale * r + reward_shift, after the former"""
     reward_shift: float = 0.0
     """see reward_scale"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.expectile < 1:
+            raise UserError(f"--expectile lies between 0 and 1, not at {self.expectile:g}.")
 
 
 # The paper's, section 5.1 and appendix B.

@@ -284,19 +284,6 @@ def rows_that_count(weight: Tensor) -> Tensor:
     return positive.byte().argsort(descending=True, stable=True)[: -(-count // BLOCK) * BLOCK]
 
 
-def train(config: Config, run: Run) -> None:
-    """Train O-DICE on `config.dataset`."""
-    dataset = run.dataset(config.dataset, config.dataset_steps, config.env)
-    if config.scale_by_returns != "no":
-        dataset = scale_by_returns(dataset, config.scale_by_returns)
-    dataset = replace(dataset, rewards=config.reward_scale * dataset.rewards + config.reward_shift)
-    agent = ODICE(dataset, config, run.rng("init"))
-    if config.normalize:
-        agent.actor.set_normalizer(*dataset.observation_statistics())
-        dataset = dataset.normalized(agent.actor.mean, agent.actor.std)
-    fit(agent, dataset.batches(config.batch_size, run.rng("batches")), run)
-
-
 def fit(agent: ODICE, batches: Iterator[Batch], run: Run) -> None:
     """The loop, with an eye on the weights."""
     run.track(agent=agent, batches=batches)
@@ -308,6 +295,19 @@ def fit(agent: ODICE, batches: Iterator[Batch], run: Run) -> None:
                 "scale the rewards up, or lower --lambda."
             )
         run.log(metrics)
+
+
+def train(config: Config, run: Run) -> None:
+    """Train O-DICE on `config.dataset`."""
+    dataset = run.dataset(config.dataset, config.dataset_steps, config.env)
+    if config.scale_by_returns != "no":
+        dataset = scale_by_returns(dataset, config.scale_by_returns)
+    dataset = replace(dataset, rewards=config.reward_scale * dataset.rewards + config.reward_shift)
+    agent = ODICE(dataset, config, run.rng("init"))
+    if config.normalize:
+        agent.actor.set_normalizer(*dataset.observation_statistics())
+        dataset = dataset.normalized(agent.actor.mean, agent.actor.std)
+    fit(agent, dataset.batches(config.batch_size, run.rng("batches")), run)
 
 
 if __name__ == "__main__":

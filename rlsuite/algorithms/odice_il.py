@@ -10,7 +10,8 @@ odice.py's; observations are standardised by the demonstration's own statistics 
 The paper's setting is one trajectory (of D4RL's expert data number 1, 10, 20 or 30) and nothing else. `suboptimal` adds
 other data, which is not in the paper: half of every batch comes from there with reward 0, while the demonstrations'
 transitions have reward `demo_reward` (as in SQIL, Reddy et al., 2020, arXiv 1905.11108), so that those actions of the
-other data that lead to demonstrated states are cloned, too.
+other data that lead to demonstrated states are cloned, too. At the paper's lambda every action has a positive weight,
+and the policy clones all of the mixture; 0.6 picks (`--lambda 0.6`).
 
 `policy_weight = one` is behavioural cloning with the same policy, optimiser and batches.
 
@@ -33,7 +34,7 @@ from rlsuite.algorithms.odice import ODICE, Learner, fit
 from rlsuite.data.dataset import Batch, Batches, Dataset
 from rlsuite.data.names import split_episodes
 from rlsuite.errors import UserError
-from rlsuite.harness.run import Run, match_spaces
+from rlsuite.harness.run import Run
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Config(Learner):
     """other data without rewards, named as the dataset is; half of every batch comes from it"""
     suboptimal_steps: int = 0
     """use the first so many transitions of it; 0 for all"""
-    demo_reward: float = 1.0
+    demo_reward: float = 10.0
     """reward of the demonstrations' transitions beside suboptimal data"""
     keep_boundary: bool = False
     """let the last state of a cut demonstration be followed by the first one of the next, as the authors' code does"""
@@ -90,6 +91,18 @@ class MixedBatches:
         self.others.load_state_dict(state["others"])
 
 
+def across_boundaries(demos: Dataset, name: str, steps: int) -> Dataset:
+    """The demonstrations `name` with the first state of the next episode after the last one of a cut episode."""
+    name, episodes = split_episodes(name)
+    whole = data.load(name, steps or None, device=str(demos.device))
+    following = torch.tensor(episodes or range(len(whole.episode_starts)), device=demos.device) + 1
+    last = demos.episode_ends - 1
+    cut = demos.truncations[last] & ~demos.terminations[last] & (following < len(whole.episode_starts))
+    next_observations = demos.next_observations.clone()
+    next_observations[last[cut]] = whole.observations[whole.episode_starts[following[cut]]]
+    return replace(demos, next_observations=next_observations)
+
+
 def train(config: Config, run: Run) -> None:
     """Imitate the demonstrations in `config.dataset`."""
     if config.demos and split_episodes(config.dataset)[1]:
@@ -109,8 +122,8 @@ def train(config: Config, run: Run) -> None:
     demos = replace(demos, rewards=torch.full_like(demos.rewards, reward))
     if not config.suboptimal:
         return fit(agent, demos.batches(config.batch_size, run.rng("batches")), run)
-    others = data.load(config.suboptimal, config.suboptimal_steps or None, device=str(run.device))
-    others = match_spaces(others, run.env_id).normalized(agent.actor.mean, agent.actor.std)
+    others = run.dataset(config.suboptimal, config.suboptimal_steps, run.env_id)
+    others = others.normalized(agent.actor.mean, agent.actor.std)
     others = replace(others, rewards=torch.zeros_like(others.rewards))
     return fit(
         agent,
@@ -119,18 +132,6 @@ def train(config: Config, run: Run) -> None:
         ),
         run,
     )
-
-
-def across_boundaries(demos: Dataset, name: str, steps: int) -> Dataset:
-    """The demonstrations `name` with the first state of the next episode after the last one of a cut episode."""
-    name, episodes = split_episodes(name)
-    whole = data.load(name, steps or None, device=str(demos.device))
-    following = torch.tensor(episodes or range(len(whole.episode_starts)), device=demos.device) + 1
-    last = demos.episode_ends - 1
-    cut = demos.truncations[last] & ~demos.terminations[last] & (following < len(whole.episode_starts))
-    next_observations = demos.next_observations.clone()
-    next_observations[last[cut]] = whole.observations[whole.episode_starts[following[cut]]]
-    return replace(demos, next_observations=next_observations)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ A run directory holds
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import math
 import signal
 import sys
@@ -96,8 +97,9 @@ class Run:
     def dataset(self, name: str, steps: int = 0, env: str = "") -> Dataset:
         """Load a dataset onto the run's device and make it the run's data.
 
-        `steps` > 0 takes the first so many transitions; `env` overrides the environment that the data name. Raises
-        UserError if the spaces of data and environment differ.
+        `steps` > 0 takes the first so many transitions; `env` overrides the environment that the data name. A second
+        dataset stands beside the first in what the run says of its data. Raises UserError if the spaces of data and
+        environment differ.
         """
         with build_progress(name) as progress:
             loaded = data.load(name, steps=steps or None, progress=progress)
@@ -105,9 +107,18 @@ class Run:
         if not env_id:
             raise UserError(f"{name} does not name its environment; add the one to evaluate in, as in --env Hopper-v5.")
         loaded = match_spaces(loaded, env_id)
-        self.data_used = {"dataset": loaded.name, "dataset_hash": loaded.content_hash, "dataset_rows": len(loaded)}
+        self._use(loaded)
         self.env_id = env_id
         return loaded.to(self.device)
+
+    def _use(self, loaded: Dataset) -> None:
+        """Remember what the data are, but not the arrays."""
+        name, content, rows = loaded.name, loaded.content_hash, len(loaded)
+        if self.data_used["dataset"]:
+            name = f"{self.data_used['dataset']} + {name}"
+            content = hashlib.sha256(f"{self.data_used['dataset_hash']} {content}".encode()).hexdigest()
+            rows += self.data_used["dataset_rows"]
+        self.data_used = {"dataset": name, "dataset_hash": content, "dataset_rows": rows}
 
     def environments(self, env_id: str, n: int = 1) -> Environments:
         """n training copies of `env_id`, which is also what the run is evaluated in; the run counts their steps.

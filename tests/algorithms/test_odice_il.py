@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_half_of_every_batch_comes_from_the_other_data(line_world, tmp_path, pre
     assert torch.equal(agent.actor.mean, mean)
     for _ in range(20):
         batch = next(batches)
-        assert batch.rewards.tolist() == [1.0] * demos + [0.0] * (batch_size - demos)
+        assert batch.rewards.tolist() == [10.0] * demos + [0.0] * (batch_size - demos)
         for source, rows in ((data.load(str(demo)), slice(0, demos)), (other, slice(demos, batch_size))):
             index = batch.indices[rows]
             assert torch.equal(batch.actions[rows], source.actions[index])
@@ -196,6 +197,18 @@ def test_other_data_are_of_the_same_spaces(line_world, tmp_path, prepared):
         with pytest.raises(UserError, match=r"other\.npz ha(s|ve)") as error:
             prepared(line_world, suboptimal=str(tmp_path / "other.npz"))
         assert "outside the bounds" in str(error.value) if factor > 1 else f"the {name} of" in str(error.value)
+
+
+def test_the_other_data_belong_to_what_a_run_is(line_world, tmp_path):
+    """Their content is in every row, so that a run does not go on with changed ones."""
+    setup = resolved(line_world, suboptimal=str(line_world), suboptimal_steps=50, updates=20, final_episodes=1)
+    assert execute(setup, tmp_path / "run") == 0
+    whole, part = data.load(str(line_world)), data.load(str(line_world), 50)
+    (row, *_) = files.read_lines(tmp_path / "run" / "evaluations.jsonl")
+    assert row["dataset"] == f"{whole.name} + {part.name}"
+    assert row["dataset_rows"] == len(whole) + 50
+    both = f"{whole.content_hash} {part.content_hash}"
+    assert row["dataset_hash"] == hashlib.sha256(both.encode()).hexdigest()
 
 
 def test_the_demonstrations_are_named_once(line_world, prepared):
