@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -162,6 +162,19 @@ class Value(nn.Module):
         """(B, observation_dim) -> (heads, B)."""
         return torch.cat([head(observations) for head in self.heads], 1).t()
 
+    def vjp(self, observations: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """V (heads, B), and a function: slopes (n, heads, B) -> the n gradients of the sum of slope times V, (n, P).
+
+        A gradient is one vector over all parameters. Autograd would give the same, but only one at a time.
+        """
+        values, products = zip(*(head.vjp(observations) for head in self.heads), strict=True)  # type: ignore[operator]
+
+        def gradients(slopes: Tensor) -> Tensor:
+            of_heads = [product(slopes[:, i]) for i, product in enumerate(products)]
+            return torch.cat([gradient.flatten(1) for head in of_heads for gradient in head], 1)
+
+        return torch.stack(values), gradients
+
 
 class ODICE:
     """Policy, value function, its target and optimisers."""
@@ -192,32 +205,37 @@ class ODICE:
         """g for each parameter of the value function, the residuals (heads, B) that weigh the policy, and metrics."""
         c = self.config
         discount = c.gamma * (1 - batch.terminations)
-        v = self.value(batch.observations)
+        v, through_v = self.value.vjp(batch.observations)
         each = 1 / v.numel()  # of a mean over heads and batch
-        metrics = {"value": v.detach().mean()}
+        metrics = {"value": v.mean()}
         if c.gradient == "true":
-            next_v = self.value(batch.next_observations)
-            residual = (batch.rewards + discount * next_v - v).detach()
+            next_v, through_next_v = self.value.vjp(batch.next_observations)
+            residual = batch.rewards + discount * next_v - v
             slope = each * c.lambda_ * self.conjugate_slope(residual)
-            slopes = [each * (1 - c.lambda_) - slope, discount * slope]
-            gradient = list(torch.autograd.grad([v, next_v], self.weights, slopes))
-            return gradient, residual, metrics
+            (gradient,) = through_v(each * (1 - c.lambda_) - slope[None]) + through_next_v((discount * slope)[None])
+            return self.as_weights(gradient), residual, metrics
         with torch.no_grad():
             next_target = self.target_value(batch.next_observations).amin(0)
-        residual = batch.rewards + discount * next_target - v.detach()
+        residual = batch.rewards + discount * next_target - v
         slope = -each * c.lambda_ * self.conjugate_slope(residual)
-        orthogonal = c.gradient == "orthogonal"
-        gradient = list(torch.autograd.grad(v, self.weights, each * (1 - c.lambda_) + slope, retain_graph=orthogonal))
-        if orthogonal:
-            forward = torch.autograd.grad(v, self.weights, slope)
+        total = each * (1 - c.lambda_) + slope
+        if c.gradient == "semi":
+            (gradient,) = through_v(total[None])
+        else:
+            gradient, forward = through_v(torch.stack([total, slope]))
             with torch.no_grad():
                 target = self.target_value(batch.observations).amin(0)
-            next_v = self.value(batch.next_observations)
-            backward_slope = self.conjugate_slope(batch.rewards + discount * next_v.detach() - target)
-            backward = torch.autograd.grad(next_v, self.weights, each * c.lambda_ * c.eta * discount * backward_slope)
-            remainder, metrics["projection"] = orthogonal_part(backward, forward)
-            torch._foreach_add_(gradient, remainder)
-        return gradient, residual, metrics
+            next_v, through_next_v = self.value.vjp(batch.next_observations)
+            slope = self.conjugate_slope(batch.rewards + discount * next_v - target)
+            (backward,) = through_next_v((each * c.lambda_ * c.eta * discount * slope)[None])
+            (remainder,), metrics["projection"] = orthogonal_part([backward], [forward])
+            gradient = gradient + remainder
+        return self.as_weights(gradient), residual, metrics
+
+    def as_weights(self, gradient: Tensor) -> list[Tensor]:
+        """(P,) in the shapes of the value function's parameters."""
+        parts = torch.split(gradient, [weight.numel() for weight in self.weights])
+        return [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
 
     def conjugate_slope(self, y: Tensor) -> Tensor:
         """w*(y), same shape."""

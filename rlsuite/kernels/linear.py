@@ -9,7 +9,7 @@ measurement, because the two differ in the last bits: it is part of the CPU clas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -46,6 +46,18 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     """x (B, in) @ weight (out, in).T + bias (out,), then the activation ("none" or "relu"); not differentiable."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
     return product
+
+
+def fast(x: Tensor) -> bool:
+    """Whether oneDNN multiplies x."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and backend() == "onednn"
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias the fastest way; differentiable only by way of torch's own."""
+    if not torch.is_grad_enabled() and fast(x) and len(weight) >= SMALLEST:
+        return onednn(x, weight, bias)
+    return functional.linear(x, weight, bias)
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
@@ -102,44 +114,6 @@ class _OneDnnMLP(torch.autograd.Function):
         return tuple(result)
 
 
-class _OneDnnLayerNormMLP(torch.autograd.Function):
-    """The same with layer normalisation before each ReLU; hidden layers are `SMALLEST` wide or wider."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        saved: list[Tensor] = []
-        for i in range(0, len(parameters) - 2, 4):
-            weight, bias, scale, shift = parameters[i : i + 4]
-            product = onednn(x, weight, bias)
-            normalized, mean, rstd = torch.native_layer_norm(product, [len(weight)], scale, shift, EPSILON)
-            saved += [x, product, mean, rstd]
-            x = normalized.relu_()
-        ctx.save_for_backward(*saved, x, *parameters)
-        return functional.linear(x, parameters[-2], parameters[-1])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        layers = (len(ctx.saved_tensors) - 3) // 8
-        saved, (output, *parameters) = ctx.saved_tensors[: 4 * layers], ctx.saved_tensors[4 * layers :]
-        grad = gradients[0]
-        result: list[Tensor | None] = [None] * (1 + len(parameters))
-        result[-2:] = grad.t() @ output, grad.sum(0)
-        grad = grad @ parameters[-2]
-        for i in reversed(range(0, 4 * layers, 4)):
-            x, product, mean, rstd = saved[i : i + 4]
-            weight, _, scale, shift = parameters[i : i + 4]
-            grad = torch.ops.aten.threshold_backward(grad, output, 0)
-            grad, *result[3 + i : 5 + i] = torch.ops.aten.native_layer_norm_backward(
-                grad, product, [len(weight)], mean, rstd, scale, shift, [True, True, True]
-            )
-            result[1 + i : 3 + i] = weight_gradient(grad, x), grad.sum(0)
-            if i or ctx.needs_input_grad[0]:
-                grad = onednn(grad, weight.t())
-            output = x
-        result[0] = grad if ctx.needs_input_grad[0] else None
-        return tuple(result)
-
-
 class MLP(nn.Module):
     """Fully connected layers with ReLU between them and a linear output.
 
@@ -169,26 +143,73 @@ class MLP(nn.Module):
         # In the order of registration: weight, bias, weight, ... `parameters()` would cost as much as a small layer.
         return mlp(x, list(self._parameters.values()), frozen, self.layer_norm)  # type: ignore[arg-type]
 
+    def vjp(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+        """`vjp` of this network, which has one output."""
+        return vjp(x, list(self._parameters.values()), self.layer_norm)  # type: ignore[arg-type]
+
 
 def mlp(x: Tensor, parameters: Sequence[Tensor], frozen: bool = False, layer_norm: bool = False) -> Tensor:
     """`MLP` with any weight (out, in), bias (out,)[, scale (out,), shift (out,)], weight, ...: (B, in) -> (B, out)."""
     if frozen:
         parameters = [p.detach() for p in parameters]
-    stride = 4 if layer_norm else 2
-    if x.device.type == "cpu" and x.dtype == torch.float32 and backend() == "onednn":
-        output: Tensor
-        if not layer_norm:
-            if not torch.is_grad_enabled():
-                return forward(x, parameters)[1]
-            output = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
-            return output
-        if min((len(weight) for weight in parameters[:-2:4]), default=0) >= SMALLEST:
-            output = _OneDnnLayerNormMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
-            return output
-    for i in range(0, len(parameters), stride):
-        x = functional.linear(x, parameters[i], parameters[i + 1])
+    if fast(x) and not layer_norm:
+        if not torch.is_grad_enabled():
+            return forward(x, parameters)[1]
+        output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
+        return output
+    for i in range(0, len(parameters), 4 if layer_norm else 2):
+        x = product(x, parameters[i], parameters[i + 1])
         if i + 2 < len(parameters):
             if layer_norm:
                 x = functional.layer_norm(x, x.shape[1:], parameters[i + 2], parameters[i + 3], EPSILON)
             x = torch.relu(x)
     return x
+
+
+def vjp(
+    x: Tensor, parameters: Sequence[Tensor], layer_norm: bool = False
+) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+    """What an `mlp` with one output makes of x (B, in), which is f (B,), and its vector-Jacobian products.
+
+    These are a function: slopes (n, B) -> for each parameter the n gradients of sum_i slopes[:, i] f(x_i), (n, *shape).
+    A slope only scales what comes back for its own row, so that all n share one way back through the network, where
+    autograd needs n. Nothing here is seen by autograd.
+    """
+    stride = 4 if layer_norm else 2
+    inputs, norms = [x], []
+    with torch.no_grad():
+        for i in range(0, len(parameters) - 2, stride):
+            x = product(x, parameters[i], parameters[i + 1])
+            if layer_norm:
+                scale, shift = parameters[i + 2 : i + 4]
+                normalized, mean, rstd = torch.native_layer_norm(x, [len(scale)], scale, shift, EPSILON)
+                norms.append((x, mean, rstd))
+                x = normalized
+            x = x.relu_()
+            inputs.append(x)
+        output = functional.linear(x, parameters[-2], parameters[-1]).squeeze(1)
+
+    @torch.no_grad()
+    def products(slopes: Tensor) -> list[Tensor]:
+        result = [(slopes @ inputs[-1])[:, None], slopes.sum(1, keepdim=True)]
+        back = parameters[-2].expand(slopes.shape[1], -1)  # of f(x_i) with respect to what leaves the layer
+        for layer in reversed(range(len(inputs) - 1)):
+            weight, _, *affine = parameters[stride * layer : stride * (layer + 1)]
+            back = torch.ops.aten.threshold_backward(back, inputs[layer + 1], 0)
+            of_affine = []
+            if layer_norm:
+                before, mean, rstd = norms[layer]
+                scaled = slopes * rstd.t()
+                of_affine = [scaled @ (back * before) - (scaled * mean.t()) @ back, slopes @ back]
+                back, *_ = torch.ops.aten.native_layer_norm_backward(
+                    back, before, [len(weight)], mean, rstd, *affine, [True, False, False]
+                )
+            x = inputs[layer]
+            each = (slopes[:, None] * back.t().contiguous()).flatten(0, 1)  # (n out, B)
+            of_weight = weight_gradient(each.t(), x) if fast(x) and len(weight) >= SMALLEST else each @ x
+            result = [of_weight.view(len(slopes), *weight.shape), slopes @ back, *of_affine, *result]
+            if layer:
+                back = product(back, weight.t())
+        return result
+
+    return output, products
