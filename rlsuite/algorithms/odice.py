@@ -18,7 +18,7 @@ orthogonal to the first. With V' a moving average of V, w*(y) = f*'(y), and the 
     true         the gradient of the dual itself
 
 With two value functions V' is the smaller of the averages, and means run over both. The policy clones the actions
-weighted by how much better than expected they turned out, y_f before the step:
+weighted by how much better than expected they turned out, y_f (y in `true`) before the step:
 
     L_pi = -mean min(max(0, y_f), 100) log pi(a|s),       pi(.|s) = N(m(s), diag(sigma^2)), m played clipped
 
@@ -88,7 +88,7 @@ class Learner:
     policy_weight: Literal["code", "theory", "one"] = "code"
     """weight of an action: the authors' code's, the paper's w*, or 1 for all (behavioural cloning)"""
     max_residual: float = math.inf
-    """larger residuals count as this one in f*, whose exponential (kl) overflows on unscaled rewards; 10 is ample"""
+    """above it f* goes on as its tangent, because the exponential (kl) overflows on unscaled rewards; 10 is ample"""
     gamma: float = 0.99
     """discount"""
     tau: float = 0.005
@@ -207,18 +207,18 @@ class ODICE:
         discount = c.gamma * (1 - batch.terminations)
         v, through_v = self.value.vjp(batch.observations)
         each = 1 / v.numel()  # of a mean over heads and batch
-        metrics = {"value": v.mean()}
         if c.gradient == "true":
             next_v, through_next_v = self.value.vjp(batch.next_observations)
             residual = batch.rewards + discount * next_v - v
             slope = each * c.lambda_ * self.conjugate_slope(residual)
             (gradient,) = through_v(each * (1 - c.lambda_) - slope[None]) + through_next_v((discount * slope)[None])
-            return self.as_weights(gradient), residual, metrics
+            return self.as_weights(gradient), residual, self.dual(v, residual)
         with torch.no_grad():
             next_target = self.target_value(batch.next_observations).amin(0)
         residual = batch.rewards + discount * next_target - v
         slope = -each * c.lambda_ * self.conjugate_slope(residual)
         total = each * (1 - c.lambda_) + slope
+        metrics = self.dual(v, residual)
         if c.gradient == "semi":
             (gradient,) = through_v(total[None])
         else:
@@ -231,6 +231,12 @@ class ODICE:
             (remainder,), metrics["projection"] = orthogonal_part([backward], [forward])
             gradient = gradient + remainder
         return self.as_weights(gradient), residual, metrics
+
+    def dual(self, v: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        """The objective in V, at these residuals."""
+        c = self.config
+        loss = ((1 - c.lambda_) * v + c.lambda_ * conjugate(residual, c.f)).mean()
+        return {"value_loss": loss, "value": v.mean()}
 
     def as_weights(self, gradient: Tensor) -> list[Tensor]:
         """(P,) in the shapes of the value function's parameters."""

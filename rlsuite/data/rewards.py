@@ -38,7 +38,7 @@ def return_range(dataset: Dataset, episodes: Episodes = "exact") -> tuple[float,
 
 
 def _official_returns(dataset: Dataset) -> np.ndarray:
-    kept = ~(dataset.truncations & ~dataset.terminations)
+    kept = ~dataset.truncations
     rewards = dataset.rewards[kept].cpu().double().numpy()
     ends: list[int] = []
     start = 0
@@ -48,8 +48,7 @@ def _official_returns(dataset: Dataset) -> np.ndarray:
         if terminal is not None or (stop - start) % 1000 == 0 < stop - start:
             ends.append(stop)
         start = stop
-    totals = np.concatenate([[0.0], np.cumsum(rewards)])
-    return np.diff(totals[[0, *ends]])
+    return np.add.reduceat(rewards[: ends[-1]], [0, *ends[:-1]]) if ends else np.empty(0)
 
 
 def scale_by_returns(dataset: Dataset, episodes: Episodes = "exact") -> Dataset:

@@ -334,6 +334,9 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
     for name in ("gamma", "tau"):
         if not 0 <= getattr(config, name, 0) <= 1:
             raise UserError(f"{where}: {name} lies between 0 and 1, not at {getattr(config, name):g}.")
+    for name in (f.name for f in fields(config) if f.name.endswith(("learning_rate", "weight_decay"))):
+        if getattr(config, name) < 0:
+            raise UserError(f"{where}: {name} is at least 0, not {getattr(config, name):g}.")
     for name in ("hidden", "policy_hidden"):
         widths = getattr(config, name, ())
         if min(widths, default=1) < 1:

@@ -878,7 +878,7 @@ def test_t14_a_seed_fixes_every_number_and_c_is_logged():
     first, again, other = map(trajectory, (0, 0, 1))
     assert first == again
     assert all(one != two for one, two in zip(first, other, strict=True))
-    assert set(first[0]) == {"value", "projection", "weight", "positive_weights", "actor_loss"}
+    assert set(first[0]) == {"value_loss", "value", "projection", "weight", "positive_weights", "actor_loss"}
     projections = [row["projection"] for row in first]
     assert max(projections) < 0  # the two gradients oppose each other where s' is near s
     assert len(set(projections)) == 30
@@ -886,6 +886,14 @@ def test_t14_a_seed_fixes_every_number_and_c_is_logged():
         agent_of(data, gradient=gradient).update(batch_of(data, 64, torch.float32)) for gradient in ("semi", "true")
     ]
     assert all(set(metrics) == set(first[0]) - {"projection"} for metrics in plain)
+
+
+def test_the_logged_loss_is_the_dual():
+    agent = agent_of(toy(), lambda_=0.7)
+    v, y = torch.tensor([[1.0, -2.0]]), torch.tensor([[2.0, -4.0]])  # f* of these is 3 and -1
+    logged = agent.dual(v, y)
+    assert logged["value_loss"].item() == pytest.approx(0.3 * -0.5 + 0.7 * 1.0)
+    assert logged["value"].item() == -0.5
 
 
 # The warning
@@ -985,6 +993,8 @@ def test_lambda_is_spelt_without_an_underscore_by_flag_by_table_and_in_the_help(
         (["--lambda", "-0.5"], ["--lambda lies between 0 and 1, not at -0.5"]),
         (["--eta", "-1"], ["--eta is at least 0, not -1"]),
         (["--max-residual", "0.5", "--lambda", "0.4"], ["--max-residual 0.5", "--lambda 0.4", "1 in the mean"]),
+        (["--value-learning-rate", "-1"], ["value_learning_rate is at least 0, not -1"]),
+        (["--weight-decay", "-0.1"], ["weight_decay is at least 0, not -0.1"]),
         (["--gamma", "1.5"], ["gamma lies between 0 and 1, not at 1.5"]),
         (["--tau", "-1"], ["tau lies between 0 and 1, not at -1"]),
         (["--hidden", "64,0"], ["hidden holds widths of layers, each at least 1, not 64,0"]),

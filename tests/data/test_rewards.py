@@ -49,7 +49,7 @@ def official_loop(dataset: Dataset) -> list[float]:
     found, total, length = [], 0.0, 0
     rows = zip(*(getattr(dataset, k).tolist() for k in ("rewards", "terminations", "truncations")), strict=True)
     for reward, terminal, cut in rows:
-        if cut and not terminal:
+        if cut:
             continue
         total, length = total + reward, length + 1
         if terminal or length == 1000:
