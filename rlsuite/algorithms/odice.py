@@ -60,7 +60,7 @@ from rlsuite.kernels.linear import MLP
 
 MAX_WEIGHT = 100.0
 STARVED = 10_000  # updates
-BLOCK = 32  # transitions of positive weight are taken in multiples of this, so that few shapes of products arise
+BLOCK = 8  # transitions of positive weight are taken in multiples of this, so that few shapes of products arise
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ class Adam:
         self.learning_rate, self.epsilon, self.weight_decay = learning_rate, epsilon, weight_decay
         self.means = [torch.zeros_like(p) for p in self.parameters]
         self.squares = [torch.zeros_like(p) for p in self.parameters]
-        # The kernel counts for every parameter.
-        self.steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
+        # The kernel counts for every parameter; in one tensor, because one operation a parameter would cost as much as
+        # a small layer.
+        self.count = torch.zeros(len(self.parameters), device=self.parameters[0].device)
+        self.steps = list(self.count)
 
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of the scalar `loss`."""
@@ -34,7 +36,7 @@ class Adam:
     def apply(self, gradients: list[Tensor]) -> None:
         """One step down `gradients`, one for each parameter."""
         with torch.no_grad():
-            torch._foreach_add_(self.steps, 1)
+            self.count += 1
             torch._fused_adam_(
                 self.parameters,
                 gradients,

@@ -16,7 +16,15 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from rlsuite.algorithms import odice
-from rlsuite.algorithms.odice import ODICE, Config, conjugate, conjugate_slope, orthogonal_part, rows_that_count
+from rlsuite.algorithms.odice import (
+    BLOCK,
+    ODICE,
+    Config,
+    conjugate,
+    conjugate_slope,
+    orthogonal_part,
+    rows_that_count,
+)
 from rlsuite.algorithms.odice_il import Config as ILConfig
 from rlsuite.cli import main
 from rlsuite.data.dataset import Batch, Dataset
@@ -658,7 +666,7 @@ def test_the_rows_that_count_are_all_positive_ones_and_whole_blocks():
             weight = torch.zeros(n)
             weight[rng.permutation(n)[:positive]] = torch.rand(positive, dtype=torch.float64).float() + 1e-30
             rows = rows_that_count(weight)
-            assert len(rows) == len(set(rows.tolist())) == min(n, max(1, math.ceil(positive / 32)) * 32)
+            assert len(rows) == len(set(rows.tolist())) == min(n, max(1, math.ceil(positive / BLOCK)) * BLOCK)
             assert set(weight.nonzero().squeeze(1).tolist()) <= set(rows.tolist())
 
 
