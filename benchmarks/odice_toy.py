@@ -316,6 +316,7 @@ def draw(table: pd.DataFrame, maps: dict[str, dict[str, Array]], path: Path) -> 
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle
+    from matplotlib.ticker import MaxNLocator
 
     from rlsuite.bench.plots import COLOURS, INK
 
@@ -323,7 +324,7 @@ def draw(table: pd.DataFrame, maps: dict[str, dict[str, Array]], path: Path) -> 
     shades = LinearSegmentedColormap.from_list("shades", ["#9aa1ab", "#ffffff"])
     means = summarise(table)
     plt.rcParams.update({"font.size": 10, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK})
-    figure = plt.figure(figsize=(11, 8.2), dpi=150, layout="constrained")
+    figure = plt.figure(figsize=(11, 8.2), dpi=125, layout="constrained")
     figure.suptitle(
         f"What a policy learnt from {WALKS} recorded walks does where nobody walked: the three gradients of O-DICE",
         x=0.005,
@@ -334,10 +335,10 @@ def draw(table: pd.DataFrame, maps: dict[str, dict[str, Array]], path: Path) -> 
     upper, lower = figure.subfigures(2, 1, height_ratios=(1.9, 1))
     for axes, gradient in zip(upper.subplots(1, 3), MAIN.gradients, strict=True):
         seen = maps[gradient]
-        extent = (-SQUARE, SQUARE, -SQUARE, SQUARE)
-        field = axes.imshow(seen["field"], origin="lower", extent=extent, cmap=shades, interpolation="bilinear")
-        axes.contour(AXIS, AXIS, seen["field"], 12, colors="white", linewidths=0.6, linestyles="solid")
+        field = axes.contourf(AXIS, AXIS, seen["field"], 24, cmap=shades)
+        axes.contour(field, levels=field.levels[::2], colors="white", linewidths=0.6, linestyles="solid")
         bar = upper.colorbar(field, ax=axes, orientation="horizontal", fraction=0.04, pad=0.02, aspect=40)
+        bar.locator = MaxNLocator(6)
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8.5, length=0)
         axes.scatter(*seen["states"].T, s=2, color="#6a717b", linewidths=0)
@@ -352,7 +353,7 @@ def draw(table: pd.DataFrame, maps: dict[str, dict[str, Array]], path: Path) -> 
         axes.plot(*seen["path"][:, 0].T, color=INK, lw=2.6)
         axes.add_patch(Circle(tuple(GOAL), RADIUS, fill=False, ec=INK, lw=1.6, zorder=5))
         axes.plot(*START, ls="", marker="s", ms=8, mfc="white", mec=INK, mew=1.6, zorder=5)
-        axes.set(xticks=[], yticks=[], xlim=(-SQUARE, SQUARE), ylim=(-SQUARE, SQUARE))
+        axes.set(xticks=[], yticks=[], xlim=(-SQUARE, SQUARE), ylim=(-SQUARE, SQUARE), aspect="equal")
         name = "semi-gradient" if gradient == "semi" else f"{gradient} gradient"
         axes.set_title(f"{name}\n", loc="left", fontweight="bold", fontsize=12)
         axes.text(0, 1.025, verdict(means, gradient), transform=axes.transAxes, fontsize=10.5)
@@ -404,8 +405,8 @@ def draw(table: pd.DataFrame, maps: dict[str, dict[str, Array]], path: Path) -> 
         "Maps: one run (seed 0); the shade is the learnt value, light is high. Off the data: farther than "
         f"{FAR} from every recorded state. Cloned: with a positive weight.\n"
         f"Bars: mean of {seeds} runs, a point each; an attempt that fails counts as {LIMIT} steps. "
-        f"λ = {MAIN.lambda_} but for the last panel; with λ = {USUAL.lambda_}, "
-        f"semi reaches {usual[0]:.0f}% and orthogonal {usual[1]:.0f}%.",
+        f"λ = {MAIN.lambda_} but for the last panel (with {USUAL.lambda_}, "
+        f"semi reaches {usual[0]:.0f}%, orthogonal {usual[1]:.0f}%).",
         x=0.005,
         ha="left",
         fontsize=9.5,

@@ -1,7 +1,7 @@
 """O-DICE on a map: at lambda = 0.7 its weights lead to the goal also from where nobody walked, the semi-gradient's not.
 
 The benchmark of results/odice_toy, smaller: fewer updates, and with the weight decay of the method's defaults, which
-widens the difference. The mean of any two of seeds 0 to 9 is 0.52 or more.
+widens the difference. The mean over any two of the seeds 0 to 9 is 0.52 or more.
 """
 
 from __future__ import annotations
