@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlsuite.data.dataset import Batch, Dataset
-from rlsuite.data.rewards import scale_by_returns
+from rlsuite.data.rewards import scaled_rewards
 from rlsuite.errors import UserError
 from rlsuite.harness.networks import GaussianActor, TwinCritic
 from rlsuite.harness.run import Run
@@ -157,9 +157,7 @@ class IQL:
 def train(config: Config, run: Run) -> None:
     """Train IQL on `config.dataset`."""
     dataset = run.dataset(config.dataset, config.dataset_steps, config.env)
-    if config.scale_by_returns != "no":
-        dataset = scale_by_returns(dataset, config.scale_by_returns)
-    dataset = replace(dataset, rewards=config.reward_scale * dataset.rewards + config.reward_shift)
+    dataset = scaled_rewards(dataset, config.scale_by_returns, config.reward_scale, config.reward_shift)
     agent = IQL(dataset, config, run.rng("init"))
     if config.normalize:
         agent.actor.set_normalizer(*dataset.observation_statistics())

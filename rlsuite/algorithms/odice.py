@@ -29,7 +29,7 @@ weighted by how much better than expected they turned out, y_f (y in `true`) bef
 lambda is tied to the scale of the rewards: at the fixed point the mean of w* is (1 - lambda) / lambda, so where the
 residuals spread by less than 2 (2 lambda - 1) / lambda all of them are negative, and with them every weight: the policy
 does not learn. `positive_weights` is the share of positive ones, and a run whose share stays at zero says so. `true`
-drives V to minus thousands: then all weights are positive and the policy is a plain clone.
+drives V far below all returns: then all weights are positive and the policy is nearly a plain clone.
 
 Departures from the authors' code: time-out transitions are kept with their true successor (theirs drops them); rewards
 are scaled by the returns of the true episodes (`scale_by_returns = official` finds them as theirs does); the policy's
@@ -43,7 +43,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ import torch
 from torch import Tensor, nn
 
 from rlsuite.data.dataset import Batch, Dataset
-from rlsuite.data.rewards import scale_by_returns
+from rlsuite.data.rewards import scaled_rewards
 from rlsuite.errors import UserError
 from rlsuite.harness.networks import GaussianActor
 from rlsuite.harness.run import Run
@@ -324,9 +324,7 @@ def fit(agent: ODICE, batches: Iterator[Batch], run: Run) -> None:
 def train(config: Config, run: Run) -> None:
     """Train O-DICE on `config.dataset`."""
     dataset = run.dataset(config.dataset, config.dataset_steps, config.env)
-    if config.scale_by_returns != "no":
-        dataset = scale_by_returns(dataset, config.scale_by_returns)
-    dataset = replace(dataset, rewards=config.reward_scale * dataset.rewards + config.reward_shift)
+    dataset = scaled_rewards(dataset, config.scale_by_returns, config.reward_scale, config.reward_shift)
     agent = ODICE(dataset, config, run.rng("init"))
     if config.normalize:
         agent.actor.set_normalizer(*dataset.observation_statistics())

@@ -29,7 +29,7 @@ clamped at 1e-6 (without effect in practice); `k` may be a mean of k neighbours 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rlsuite.data.dataset import Batch, Dataset
+from rlsuite.data.rewards import scaled_rewards
 from rlsuite.harness.networks import DeterministicActor, TwinCritic
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
@@ -194,7 +195,7 @@ def train(config: Config, run: Run) -> None:
     mean, std = dataset.observation_statistics()
     if config.normalize:
         dataset = dataset.normalized(mean, std)
-    dataset = replace(dataset, rewards=config.reward_scale * dataset.rewards + config.reward_shift)
+    dataset = scaled_rewards(dataset, scale=config.reward_scale, shift=config.reward_shift)
     agent = PRDC(dataset, config, run.rng("init"), run.rng("target_noise"))
     if config.normalize:
         agent.actor.set_normalizer(mean, std)

@@ -51,6 +51,15 @@ def _official_returns(dataset: Dataset) -> np.ndarray:
     return np.add.reduceat(rewards[: ends[-1]], [0, *ends[:-1]]) if ends else np.empty(0)
 
 
+def scaled_rewards(
+    dataset: Dataset, by_returns: Literal["no"] | Episodes = "no", scale: float = 1.0, shift: float = 0.0
+) -> Dataset:
+    """The same transitions with rewards scale * r + shift, after `scale_by_returns` unless `by_returns` is "no"."""
+    if by_returns != "no":
+        dataset = scale_by_returns(dataset, by_returns)
+    return replace(dataset, rewards=scale * dataset.rewards + shift)
+
+
 def scale_by_returns(dataset: Dataset, episodes: Episodes = "exact") -> Dataset:
     """The same transitions with rewards times 1000 / (highest return - lowest return); see `return_range`.
 

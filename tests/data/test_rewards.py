@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlsuite.data.dataset import Dataset
-from rlsuite.data.rewards import return_range, scale_by_returns
+from rlsuite.data.rewards import return_range, scale_by_returns, scaled_rewards
 from rlsuite.errors import UserError
 
 
@@ -110,6 +110,14 @@ def test_scaled_rewards_have_returns_a_thousand_apart_and_all_else_is_kept(rule)
     for name in ("observations", "actions", "next_observations", "terminations", "truncations", "episode_starts"):
         assert getattr(scaled, name) is getattr(dataset, name)
     assert scaled.name == dataset.name
+
+
+def test_scale_and_shift_follow_the_scaling_by_returns() -> None:
+    dataset = episodes((30, "terminal"), (1000, "cut"), (7, "terminal"))
+    assert torch.equal(scaled_rewards(dataset).rewards, dataset.rewards)
+    assert torch.equal(scaled_rewards(dataset, scale=3.0, shift=-3.0).rewards, 3 * dataset.rewards - 3)
+    both = scaled_rewards(dataset, "official", 2.0, 1.0)
+    assert torch.equal(both.rewards, 2 * scale_by_returns(dataset, "official").rewards + 1)
 
 
 @pytest.mark.parametrize(
