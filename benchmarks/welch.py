@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from rlsuite.bench import rows
-from rlsuite.bench.summary import evaluation_curve
+from rlsuite.bench.cells import evaluation_curve
 
 
 def per_run(runs: pd.DataFrame, until: int | None) -> tuple[list[float], list[float]]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from rlsuite.bench import plots
+from rlsuite.bench.cells import Cell
 from rlsuite.bench.plots import Panel
-from rlsuite.bench.summary import Cell, Summary
+from rlsuite.bench.summary import Summary
 from rlsuite.bench.text import (
     DASH,
     cell_marks,

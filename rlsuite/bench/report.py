@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rlsuite.bench import html, plots, rows, statistics
-from rlsuite.bench.summary import Aggregate, Cell, Summary, summarise
+from rlsuite.bench.cells import Cell
+from rlsuite.bench.summary import Aggregate, Summary, summarise
 from rlsuite.bench.text import (
     DASH,
     FAILED,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from rlsuite.bench.cells import Cell
 from rlsuite.bench.statistics import Interval
-from rlsuite.bench.summary import Cell, Summary
+from rlsuite.bench.summary import Summary
 
 FEW = "†"
 FAILED = "‡"

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 
 from rlsuite.bench import report, rows
+from rlsuite.bench.cells import evaluation_curve
 from rlsuite.bench.progress import Plain, View
-from rlsuite.bench.summary import Summary, evaluation_curve, published_scores, summarise
+from rlsuite.bench.published import published_scores
+from rlsuite.bench.summary import Summary, summarise
 from rlsuite.bench.table import Cell, read_table
 from rlsuite.bench.text import number, plus_minus
 from rlsuite.bench.units import STEPS, UPDATES

@@ -18,7 +18,8 @@ from rich.console import Console
 from scipy import stats
 
 from rlsuite.bench import report, report_cli, rows
-from rlsuite.bench.summary import Summary, d4rl_name, published_scores, summarise
+from rlsuite.bench.published import d4rl_name, published_scores
+from rlsuite.bench.summary import Summary, summarise
 from rlsuite.errors import UserError
 
 TASKS = ("rlsuite/hopper/medium-v0", "rlsuite/walker2d/medium-v0")
