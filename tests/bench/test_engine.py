@@ -236,11 +236,19 @@ def test_two_engines_run_every_cell_exactly_once(tmp_path: Path) -> None:
 
 
 def test_a_second_engine_waits_for_the_first_and_takes_its_word(tmp_path: Path) -> None:
-    table, results = table_of(tmp_path, 'seeds = 1\n[config]\nbehaviour = "crash"\nseconds = 12'), tmp_path / "r"
+    table, results = table_of(tmp_path, 'seeds = 1\n[config]\nbehaviour = "crash_on_word"'), tmp_path / "r"
     first = bench(table, results)
     wait_for(lambda: starts(results))
     second = bench(table, results)
-    first_output, second_output = first.communicate(timeout=60)[0], second.communicate(timeout=60)[0]
+    assert second.stdout is not None
+    second_output = ""
+    while "waiting" not in second_output:
+        line = second.stdout.readline()
+        assert line, second_output
+        second_output += line
+    (results / "cells" / table.cells[0].folder / "tensorboard" / "word").touch()
+    first_output, rest = first.communicate(timeout=60)[0], second.communicate(timeout=60)[0]
+    second_output += rest
     assert (first.returncode, second.returncode) == (1, 1)
     assert "ran 1" in first_output and "ran 0" in second_output
     assert "waiting for 1 cell(s) that another rlsuite bench runs" in second_output
