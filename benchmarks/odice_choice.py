@@ -85,10 +85,10 @@ def main() -> None:
         i, j = choice(scores)
         fixed = scores.loc[0.6, 1.0]
         print(
-            f'[task."{task}".odice_chosen]  # score {scores.iloc[i, j]:.1f}, with its neighbours '
-            f"{neighbourhood(scores.to_numpy())[i, j]:.1f}; best of all {np.nanmax(scores):.1f}, (0.6, 1) {fixed:.1f}"
+            f"{task}: lambda {scores.index[i]:g}, eta {scores.columns[j]:g}; score {scores.iloc[i, j]:.1f}, with its "
+            f"neighbours {neighbourhood(scores.to_numpy())[i, j]:.1f}; best of all {np.nanmax(scores):.1f}, "
+            f"(0.6, 1) {fixed:.1f}"
         )
-        print(f"lambda = {scores.index[i]:g}\neta = {scores.columns[j]:g}\n")
     figure.supxlabel("eta", fontsize=10)
     figure.supylabel("lambda", fontsize=10)
     figure.suptitle(

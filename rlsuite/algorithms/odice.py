@@ -138,6 +138,7 @@ class Config(Learner):
 
 # From the authors' scripts (maoliyuan/ODICE-Pytorch): rewards of -3, and 0 at the goal; no layer normalisation.
 SPARSE: dict[str, Any] = {"reward_scale": 3.0, "reward_shift": -3.0, "layer_norm": False}
+# Lambda and eta by the rule of benchmarks/odice_sweep.toml, on the first 200,000 transitions.
 PRESETS: dict[str, dict[str, Any]] = {
     "*hopper*": {"scale_by_returns": "exact"},
     "*halfcheetah*": {"scale_by_returns": "exact"},
@@ -146,6 +147,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "*antmaze*large*": {"twin": False},
     "*antmaze*umaze-diverse*": {"twin": False},
     "*pointmaze*": SPARSE,
+    "rlsuite/hopper/medium-v0": {"lambda": 0.4, "eta": 0.6},
+    "rlsuite/hopper/medium-replay-v0": {"lambda": 0.6, "eta": 0.4},
+    "rlsuite/hopper/medium-expert-v0": {"lambda": 0.4, "eta": 0.2},
+    "rlsuite/halfcheetah/medium-v0": {"lambda": 0.4, "eta": 0.4},
+    "rlsuite/halfcheetah/medium-replay-v0": {"lambda": 0.6, "eta": 0.4},
+    "rlsuite/halfcheetah/medium-expert-v0": {"lambda": 0.4, "eta": 0.8},
+    "rlsuite/walker2d/medium-v0": {"lambda": 0.4, "eta": 0.6},
+    "rlsuite/walker2d/medium-replay-v0": {"lambda": 0.6, "eta": 1.0},
+    "rlsuite/walker2d/medium-expert-v0": {"lambda": 0.4, "eta": 0.2},
+    "rlsuite/pointmaze/umaze-v0": {"lambda": 0.4, "eta": 1.0},
 }
 
 

@@ -1,7 +1,7 @@
 """A benchmark table: TOML in, checked cells out.
 
 A cell is one algorithm on one task with one seed. Everything is checked here, for all cells, before
-anything runs: keys, values, algorithm files, and that no two cells are the same run.
+anything runs: keys, values, algorithm files, and that no two columns are the same runs.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def read_table(path: str | Path) -> Table:
     """Read and check a table.
 
     Raises UserError for the first thing wrong: not TOML, unknown keys (with the nearest known one),
-    values that do not fit, unknown algorithms, Atari games under different presets, two cells that would be the same
-    run.
+    values that do not fit, unknown algorithms, Atari games under different presets, two columns that would be the same
+    runs.
     """
     path = Path(path)
     try:
@@ -293,13 +293,17 @@ def _known(keys: Iterable[str], known: Iterable[str], place: str, what: str = "k
 
 
 def _distinct(cells: Iterable[Cell], where: str) -> None:
-    seen: dict[str, Cell] = {}
+    """Refuse two columns of the same runs. On some tasks they may coincide, as a choice made for each task can."""
+    columns: dict[str, list[str]] = {}
     for cell in cells:
-        other = seen.setdefault(cell.run_id, cell)
-        if other is not cell:
+        columns.setdefault(cell.label, []).append(cell.run_id)
+    seen: dict[tuple[str, ...], str] = {}
+    for label, runs in columns.items():
+        other = seen.setdefault(tuple(runs), label)
+        if other != label:
             raise UserError(
-                f"{where}: '{cell.title}' and '{other.title}' are the same run with the same settings; "
-                "take one out or change its settings."
+                f"{where}: '{label}' and '{other}' are the same runs with the same settings; take one out or change "
+                "its settings."
             )
 
 

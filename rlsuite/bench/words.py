@@ -10,6 +10,8 @@ from rlsuite.bench import statistics
 from rlsuite.bench.cells import Cell
 from rlsuite.harness.environments import ATARI
 
+RUN = ["task", "algorithm", "seed"]  # what tells runs apart; two columns may hold the same one
+
 
 def protocol(ok: pd.DataFrame, task_metrics: dict[str, str], units: dict[str, str], until: int | None) -> list[str]:
     """What a number means, in sentences."""
@@ -36,9 +38,9 @@ def protocol(ok: pd.DataFrame, task_metrics: dict[str, str], units: dict[str, st
             f"Atari, preset {' and '.join(presets)}: an environment step is one action of the agent, held for 4 frames "
             "(frames = 4 \N{MULTIPLICATION SIGN} steps); returns are raw scores at game over."
         )
-    episodes = _listed(final.groupby("run_id").size())
+    episodes = _listed(final.groupby(RUN).size())
     modes = " or ".join(sorted(final["policy_mode"].unique()))
-    updates = _positions(final.groupby("run_id")[["task", "update"]].first(), units)
+    updates = _positions(final.groupby(RUN)[["update"]].first().reset_index(), units)
     seeds = _listed(final.groupby(["task", "algorithm"])["seed"].nunique())
     protocols = ", ".join(sorted(final["protocol"].unique()))
     lines.append(
@@ -54,7 +56,7 @@ def protocol(ok: pd.DataFrame, task_metrics: dict[str, str], units: dict[str, st
 
 def _average_line(ok: pd.DataFrame, units: dict[str, str], until: int | None) -> str:
     """What "auc" is."""
-    ends = ok.groupby("run_id").agg(task=("task", "first"), first=("update", "min"), last=("update", "max"))
+    ends = ok.groupby(RUN).agg(first=("update", "min"), last=("update", "max")).reset_index()
     first = _positions(ends.rename(columns={"first": "update"}), units)
     last = _positions(ends.assign(update=ends["last"].clip(upper=until)), units)
     protocols = ", ".join(sorted(ok.loc[ok["phase"] == "interim", "protocol"].unique()))

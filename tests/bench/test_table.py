@@ -147,8 +147,15 @@ def test_bad_tables_get_one_sentence(tmp_path: Path, text: str, words: list[str]
 
 def test_one_run_under_two_labels_is_refused(tmp_path: Path) -> None:
     path = write_table(tmp_path, HEAD.replace('["toy.py"]', '{ a = "toy.py", b = "./toy.py" }'))
-    with pytest.raises(UserError, match=r"'b a/b-v0 seed 0' and 'a a/b-v0 seed 0' are the same run"):
+    with pytest.raises(UserError, match=r"'b' and 'a' are the same runs"):
         read_table(path)
+
+
+def test_two_labels_may_coincide_on_a_task_but_not_on_all(tmp_path: Path) -> None:
+    text = HEAD.replace('["toy.py"]', '{ a = "toy.py", b = "./toy.py" }') + '[task."c/d-v0".b]\nalpha = 1\n'
+    cells = read_table(write_table(tmp_path, text)).cells
+    assert [len({c.run_id for c in cells if c.task == task}) for task in ("a/b-v0", "c/d-v0")] == [2, 4]
+    assert len({c.folder for c in cells}) == len(cells) == 8
 
 
 def test_a_table_that_is_not_there_or_no_text(tmp_path: Path) -> None:
