@@ -52,7 +52,7 @@ def draw(axes: Axes, task: str, table: pd.DataFrame) -> None:
     scores = table.to_numpy()
     axes.imshow(scores, cmap="Blues", vmin=0, vmax=max(float(np.nanmax(scores)), 1.0) * 1.25, aspect="auto")
     for (i, j), score in np.ndenumerate(scores):
-        axes.text(j, i, f"{score:.0f}", ha="center", va="center", color=INK, fontsize=9)
+        axes.text(j, i, f"{round(score)}", ha="center", va="center", color=INK, fontsize=9)
     i, j = choice(table)
     axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2.5))
     axes.set_title(task.removeprefix("rlsuite/"), fontsize=10, loc="left")
