@@ -845,7 +845,7 @@ def test_observations_are_standardised_on_demand_and_the_policy_knows(monkeypatc
 @pytest.mark.parametrize(
     ("name", "scale_by_returns", "reward", "layer_norm", "twin"),
     [
-        ("rlsuite/hopper/medium-v0", "exact", (1, 0), True, True),
+        ("rlsuite/hopper/expert-v0", "exact", (1, 0), True, True),
         ("mujoco/halfcheetah/medium-v0", "exact", (1, 0), True, True),
         ("d4rl/walker2d-medium-replay-v2", "exact", (1, 0), True, True),
         ("d4rl/ant-medium-v2", "no", (1, 0), True, True),
@@ -870,6 +870,22 @@ def test_presets_are_the_specifications(name, scale_by_returns, reward, layer_no
     assert (config.normalize, config.tanh, config.policy_weight, config.updates) == (False, False, "code", 1_000_000)
     chosen = resolve(load_algorithm("odice"), {"dataset": name, "twin": "true", "reward_shift": 7}).config
     assert chosen.twin and chosen.reward_shift == 7.0
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("rlsuite/hopper/medium-v0", (0.4, 0.6)),
+        ("rlsuite/walker2d/medium-replay-v0", (0.6, 1.0)),
+        ("rlsuite/pointmaze/umaze-v0", (0.4, 1.0)),
+    ],
+)
+def test_presets_of_our_datasets_are_what_the_sweep_chose(name, chosen):
+    """results/odice_sweep; everything else stays as for other data of the robot."""
+    config = resolve(load_algorithm("odice"), {"dataset": name}).config
+    assert (config.lambda_, config.eta) == chosen
+    other = resolve(load_algorithm("odice"), {"dataset": name.replace("rlsuite", "else")}).config
+    assert replace(config, dataset=other.dataset, lambda_=0.6, eta=1.0) == other
 
 
 # T14: seeds
