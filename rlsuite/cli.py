@@ -99,6 +99,7 @@ def limit_threads(threads: Any) -> None:
 def build_parser() -> Parser:
     import rlsuite.bench.cli
     import rlsuite.bench.report_cli
+    import rlsuite.certify.cli
     import rlsuite.data.cli
 
     parser = Parser(prog="rlsuite", description=rlsuite.__doc__, allow_abbrev=False)
@@ -129,6 +130,7 @@ def build_parser() -> Parser:
     command.add_argument("run", type=Path, metavar="RUN", help="run directory")
     command.set_defaults(handler=verify)
 
+    rlsuite.certify.cli.add_parsers(commands)
     rlsuite.bench.cli.add_parser(commands)
     rlsuite.bench.report_cli.add_parser(commands)
     rlsuite.data.cli.add_parser(commands)

@@ -37,7 +37,7 @@ from rlsuite.harness.environments import Environments
 from rlsuite.harness.networks import ActorCritic
 from rlsuite.harness.rollouts import RewardScaler, Rollout, collect
 from rlsuite.harness.run import Run
-from rlsuite.kernels.adam import Adam
+from rlsuite.kernels.adam import Adam, clip_norm
 from rlsuite.kernels.distributions import Gaussian
 from rlsuite.kernels.tanh_mlp import backward, forward
 
@@ -296,13 +296,6 @@ def gae(
     return advantages
 
 
-def clip_norm(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
-    """Scale gradients down to a common Euclidean norm of at most `max_norm`."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-    return gradients
-
-
 def make_policy(envs: Environments, config: Config, rng: np.random.Generator) -> ActorCritic:
     """A policy for the spaces of `envs`."""
     observations, actions = envs.observation_space, envs.action_space
@@ -316,6 +309,7 @@ def make_policy(envs: Environments, config: Config, rng: np.random.Generator) ->
         config.mean_tanh and continuous,
         config.normalize_observations,
         config.stochastic and not continuous,
+        255.0 if observations.dtype == np.uint8 else 1.0,
         rng,
     )
 

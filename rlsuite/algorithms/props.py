@@ -36,13 +36,13 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from rlsuite.algorithms import ppo
-from rlsuite.algorithms.ppo import PPO, Batch, clip_norm, make_policy
+from rlsuite.algorithms.ppo import PPO, Batch, make_policy
 from rlsuite.errors import UserError
 from rlsuite.harness.environments import Environments
 from rlsuite.harness.networks import PICTURE_FEATURES, ActorCritic
 from rlsuite.harness.rollouts import Buffer, Rollout
 from rlsuite.harness.run import Run
-from rlsuite.kernels.adam import Adam
+from rlsuite.kernels.adam import Adam, clip_norm
 from rlsuite.kernels.distributions import Categorical, Gaussian
 
 Array = np.ndarray

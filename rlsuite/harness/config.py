@@ -128,7 +128,7 @@ class Resolved:
         whole = split_episodes(getattr(self.config, "dataset", ""))[0]
         file = Path(whole)  # ids of environments may have dots, too: my.module:Env-v0
         task = file.stem + self.task.removeprefix(whole) if file.suffix else self.task
-        return f"{self.label}-{re.sub('[/:#]', '-', task)}-s{self.settings.seed}-{self.run_id[:8]}"
+        return f"{self.label}-{re.sub('[/:#,=]', '-', task)}-s{self.settings.seed}-{self.run_id[:8]}"
 
     def as_dict(self) -> dict[str, Any]:
         return {

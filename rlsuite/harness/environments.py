@@ -13,18 +13,20 @@ that list, and a resume, as long as the run.) This restores what no snapshot doe
 ale-py's vector environment has no way to copy its state, and that of a MuJoCo simulator is more than positions and
 velocities.
 
-Atari games are named with the protocol they are played under, `ale-machado/Pong` or `ale-dqn/Pong`:
+Atari games are named with the protocol they are played under, as in `ale-dqn/Pong`:
 
-                        ale-machado                     ale-dqn
-    sticky actions      0.25                            none
-    actions             all 18                          the game's minimal set
-    start               as the game begins              up to 30 no-ops, then FIRE where the game waits for it
-    loss of a life      nothing                         a termination while training (the game goes on)
-    training reward     the sign of the score           the sign of the score
-    evaluation          raw score, until the game is over (both)
+                        ale-machado             ale-dqn                     ale-smoothing
+    sticky actions      0.25                    none                        0.25
+    actions             all 18                  the game's minimal set      the game's minimal set
+    start               as the game begins      up to 30 no-ops, then FIRE  up to 30 no-ops
+                                                where the game waits for it
+    loss of a life      nothing                 a termination while         nothing
+                                                training (the game goes on)
+    training reward     the sign of the score (all)
+    evaluation          raw score, until the game is over (all)
 
-Both: frame skip 4 with the maximum of the last two frames, 84 x 84 grey, 4 frames stacked, at most 108,000 frames.
-Machado et al., 2018, arXiv 1709.06009; Mnih et al., 2015.
+All: frame skip 4 with the maximum of the last two frames, 84 x 84 grey, 4 frames stacked, at most 108,000 frames.
+Machado et al., 2018, arXiv 1709.06009; Mnih et al., 2015; Kumar et al., 2022, arXiv 2106.11420.
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
@@ -42,6 +46,8 @@ import numpy as np
 
 import rlsuite_envs  # noqa: F401 (registers the suite's own environments)
 from rlsuite.errors import UserError, nearest
+from rlsuite.harness.ale import AleSlots
+from rlsuite.harness.smoothing import SmoothedSlots, split_view
 
 ROBOTICS = re.compile("Adroit|AntMaze|Fetch|FrankaKitchen|Hand|PointMaze")  # ids of gymnasium-robotics begin so
 ATARI: dict[str, dict[str, Any]] = {
@@ -52,6 +58,12 @@ ATARI: dict[str, dict[str, Any]] = {
         "use_fire_reset": False,
     },
     "ale-dqn": {"repeat_action_probability": 0.0, "full_action_space": False, "noop_max": 30, "use_fire_reset": True},
+    "ale-smoothing": {
+        "repeat_action_probability": 0.25,
+        "full_action_space": False,
+        "noop_max": 30,
+        "use_fire_reset": False,
+    },
 }
 TRAINING_SEEDS = 1 << 31  # below this number; evaluation seeds are above it
 SMALLEST_PICTURE = 36  # height and width that the convolutions of Mnih et al., 2015, leave something of
@@ -94,7 +106,7 @@ class Slots(Protocol):
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> list[np.ndarray]:
         """The first observations of new episodes in `slots`."""
 
-    def step(self, slots: Sequence[int], actions: np.ndarray) -> tuple[Any, ...]:
+    def step(self, slots: Sequence[int] | np.ndarray, actions: np.ndarray) -> tuple[Any, ...]:
         """Five sequences over `slots`: observations, rewards, terminations, truncations, and whether a life was lost.
 
         `actions` has a row for every copy.
@@ -106,15 +118,15 @@ class Slots(Protocol):
 class GymnasiumSlots:
     """Copies made by `gymnasium.make`, stepped one after another."""
 
-    def __init__(self, env_id: str, n: int) -> None:
-        self.envs = [make_env(env_id, disable_env_checker=True) for _ in range(n)]
+    def __init__(self, env_id: str, n: int, **kwargs: Any) -> None:
+        self.envs = [make_env(env_id, disable_env_checker=True, **kwargs) for _ in range(n)]
         self.observation_space, self.action_space = self.envs[0].observation_space, self.envs[0].action_space
         self._alive = [False] * n
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> list[np.ndarray]:
         return [self.envs[k].reset(seed=seed)[0] for k, seed in zip(slots, seeds, strict=True)]
 
-    def step(self, slots: Sequence[int], actions: np.ndarray) -> tuple[list[Any], ...]:
+    def step(self, slots: Sequence[int] | np.ndarray, actions: np.ndarray) -> tuple[list[Any], ...]:
         played = [self.envs[k].step(actions[k]) for k in slots]
         observations, rewards, terminations, truncations, _ = map(list, zip(*played, strict=True))
         return observations, rewards, terminations, truncations, self._alive
@@ -131,22 +143,10 @@ class AtariSlots:
     """
 
     def __init__(self, env_id: str, n: int) -> None:
-        from ale_py import AtariVectorEnv, roms
+        from ale_py import AtariVectorEnv
 
-        preset, _, game = env_id.partition("/")
-        rom = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
-        if rom not in roms.get_all_rom_ids():
-            raise UserError(
-                f"the environment '{env_id}' cannot be made: ale-py has no game '{game}'; "
-                f"{nearest(game, [camel(name) for name in roms.get_all_rom_ids()])}"
-            )
-        try:
-            self.envs = AtariVectorEnv(rom, n, reward_clipping=False, num_threads=1, **ATARI[preset])
-        except (RuntimeError, AssertionError, OSError) as error:
-            raise UserError(
-                f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}; "
-                "reinstall ale-py, which brings the ROMs."
-            ) from error
+        rom, preset = find_game(env_id)
+        self.envs = AtariVectorEnv(rom.stem, n, reward_clipping=False, num_threads=1, **preset)
         self.observation_space, self.action_space = self.envs.single_observation_space, self.envs.single_action_space
         self.n, self.lives = n, np.zeros(n, np.int32)
         self._begun = False
@@ -163,7 +163,7 @@ class AtariSlots:
         self.lives[mask] = info["lives"][mask]
         return [observations[k] for k in slots]
 
-    def step(self, slots: Sequence[int], actions: np.ndarray) -> tuple[Any, ...]:
+    def step(self, slots: Sequence[int] | np.ndarray, actions: np.ndarray) -> tuple[Any, ...]:
         observations, rewards, terminations, truncations, info = self.envs.step(np.asarray(actions[: self.n], np.int64))
         lost = info["lives"] < self.lives
         self.lives[:] = info["lives"]
@@ -174,6 +174,30 @@ class AtariSlots:
 
     def close(self) -> None:
         self.envs.close()
+
+
+def find_game(env_id: str) -> tuple[Path, dict[str, Any]]:
+    """The file of an Atari game, and how its preset plays it; UserError where there is no such game."""
+    from ale_py import ALEInterface, LoggerMode, roms
+
+    preset, _, game = env_id.partition("/")
+    rom = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", game).lower()
+    if rom not in roms.get_all_rom_ids():
+        raise UserError(
+            f"the environment '{env_id}' cannot be made: ale-py has no game '{game}'; "
+            f"{nearest(game, [camel(name) for name in roms.get_all_rom_ids()])}"
+        )
+    try:
+        path = roms.get_rom_path(rom)
+    except OSError as error:
+        raise UserError(
+            f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}; "
+            "reinstall ale-py, which brings the ROMs."
+        ) from error
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    if ALEInterface.isSupportedROM(path) is None:
+        raise UserError(f"the environment '{env_id}' cannot be made: the game is for two players; name another one.")
+    return path, ATARI[preset]
 
 
 def camel(rom: str) -> str:
@@ -198,8 +222,14 @@ def is_atari(env_id: str) -> bool:
 
 
 def make_slots(env_id: str, n: int) -> Slots:
-    """n copies of an environment; UserError if there is none of that name."""
-    return AtariSlots(env_id, n) if is_atari(env_id) else GymnasiumSlots(env_id, n)
+    """n copies of an environment, with the view that its name asks for; UserError if there is none of that name."""
+    name, view = split_view(env_id)
+    if view is None:
+        return AtariSlots(name, n) if is_atari(name) else GymnasiumSlots(name, n)
+    if not is_atari(name):
+        return SmoothedSlots(GymnasiumSlots(name, n), n, view)
+    rom, preset = find_game(name)
+    return SmoothedSlots(AleSlots(rom, n, **preset, difficulty=view.difficulty, mode=view.mode), n, view)
 
 
 def make_env(env_id: str, **kwargs: Any) -> gym.Env:
@@ -215,7 +245,9 @@ def make_env(env_id: str, **kwargs: Any) -> gym.Env:
             importlib.import_module(module)
         if re.search("mujoco|robotics", str(gym.spec(name).entry_point)):
             silence_mujoco()
-        env = gym.make(name, **kwargs)
+        with warnings.catch_warnings():  # an older version is what was asked for, and stands in every row
+            warnings.filterwarnings("ignore", message=".*is out of date")
+            env = gym.make(name, **kwargs)
     except (gym.error.Error, ImportError, TypeError) as error:
         reason = " ".join(str(error).split())
         if isinstance(error, ImportError) and error.name == "gymnasium_robotics":
@@ -240,7 +272,7 @@ class Environments:
     """n training copies of one environment under the contract above.
 
     Args:
-        env_id: Gymnasium's id, or `ale-machado/Game`, `ale-dqn/Game`
+        env_id: Gymnasium's id, or `ale-machado/Game`, `ale-dqn/Game`, `ale-smoothing/Game`
         n: copies
         rng: gives the stream of a name; copy k draws the seeds of its episodes from `rng("env k")`
     """

@@ -128,10 +128,11 @@ class TwinCritic(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """Pictures (B, channels, height, width) of uint8 -> features (B, 512); Mnih et al., 2015."""
+    """Pictures (B, channels, height, width) of numbers up to `highest` -> features (B, 512); Mnih et al., 2015."""
 
-    def __init__(self, shape: Sequence[int], rng: np.random.Generator) -> None:
+    def __init__(self, shape: Sequence[int], rng: np.random.Generator, highest: float = 255.0) -> None:
         super().__init__()
+        self.highest = highest
         channels, height, width = shape
         for i, (filters, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
             weight = orthogonal(filters, channels * size * size, math.sqrt(2), rng)
@@ -143,10 +144,10 @@ class NatureCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Channels last, rearranged while still small: the first layer's backward pass takes a third of the time. To
-        # scale its weights by 1/255 is cheaper than to scale the pictures.
+        # scale its weights is cheaper than to scale the pictures.
         x = x.contiguous(memory_format=torch.channels_last).float()
         first, *parameters = self.parameters()
-        parameters.insert(0, first / 255)  # type: ignore[arg-type]
+        parameters.insert(0, first / self.highest)  # type: ignore[arg-type]
         for i, stride in enumerate((4, 2, 1)):
             x = torch.conv2d(x, parameters[2 * i], parameters[2 * i + 1], stride).relu_()
         return mlp(x.flatten(1), parameters[6:]).relu_()
@@ -160,6 +161,7 @@ class ActorCritic(nn.Module):
         actions: action dimensions, or how many actions there are to choose from
         low, high: bounds of continuous actions; none for discrete ones
         stochastic: whether evaluation samples actions instead of taking the most likely one
+        highest: the largest number of a picture, 255 of bytes
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class ActorCritic(nn.Module):
         mean_tanh: bool = False,
         normalize: bool = True,
         stochastic: bool = False,
+        highest: float = 255.0,
         rng: np.random.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -182,7 +185,7 @@ class ActorCritic(nn.Module):
         self.pictures = len(observation_shape) == 3
         self.normalizer = ObservationNormalizer(tuple(observation_shape)) if normalize and not self.pictures else None
         sizes = (PICTURE_FEATURES,) if self.pictures else (observation_shape[0], *hidden)
-        self.trunk = NatureCNN(observation_shape, rng) if self.pictures else nn.Identity()
+        self.trunk = NatureCNN(observation_shape, rng, highest) if self.pictures else nn.Identity()
         self.actor = TanhMLP((*sizes, actions), 0.01, rng)
         self.critic = TanhMLP((*sizes, 1), 1.0, rng)
         # What acts comes first, because that part alone is what a behaviour policy needs.

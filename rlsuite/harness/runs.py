@@ -18,10 +18,11 @@ from rlsuite.data.files import read_json
 from rlsuite.errors import UserError
 from rlsuite.harness import files, networks
 from rlsuite.harness.config import Resolved, Settings, load_algorithm, resolve
-from rlsuite.harness.environments import is_atari, make_env, make_slots
+from rlsuite.harness.environments import GymnasiumSlots, is_atari, make_slots
 from rlsuite.harness.evaluation import evaluate
 from rlsuite.harness.run import execute, read_status
 from rlsuite.harness.seeding import evaluation_seeds
+from rlsuite.harness.smoothing import SmoothedSlots, split_view
 
 
 def run_again(run: Path, into: Path, command: str = "") -> int:
@@ -51,13 +52,13 @@ def resolve_run(directory: Path) -> Resolved:
     return resolve(algorithm, given, where=str(directory / "config.json"))
 
 
-def load_policy(directory: Path) -> Any:
-    """The policy of a run's newest checkpoint, ready to `act`."""
-    about, state = files.read_policy(directory / "policy.npz")
+def load_policy(place: Path) -> Any:
+    """The policy of a run's newest checkpoint, ready to `act`: of the run in the directory `place`, or of that file."""
+    about, state = files.read_policy(place / "policy.npz" if place.is_dir() else place)
     module = load_algorithm(about["algorithm"]).module
     cls = getattr(module, about["class"], None) or getattr(networks, about["class"], None)
     if cls is None:
-        raise UserError(f"the policy of {directory} is a {about['class']}, which {about['algorithm']} does not have.")
+        raise UserError(f"the policy of {place} is a {about['class']}, which {about['algorithm']} does not have.")
     policy = cls(**about["arguments"])
     policy.load_state_dict(state)
     return policy
@@ -121,15 +122,18 @@ def record(policy: Any, env_id: str, seed: int, directory: Path) -> Path:
 def film(act: Callable[[np.ndarray], Any], env_id: str, seed: int) -> tuple[np.ndarray, float]:
     """The pictures of an episode as the environment renders them, and how many there are a second."""
     os.environ.setdefault("MUJOCO_GL", "egl" if not os.environ.get("DISPLAY") else "glfw")
-    env = make_env(env_id, render_mode="rgb_array")
+    name, view = split_view(env_id)
+    slots = GymnasiumSlots(name, 1, render_mode="rgb_array")
+    env, envs = slots.envs[0], slots if view is None else SmoothedSlots(slots, 1, view)
     fps = env.metadata.get("render_fps", 30)
     stride = max(1, round(fps / 25))  # Hopper steps 125 times a second; 25 pictures are enough, and rendering is slow
     try:
-        observation, _ = env.reset(seed=seed)
+        observation = envs.reset([0], [seed])[0]
         frames: list[Any] = [env.render()]
         step, done = 0, False
         while not done:
-            observation, _, terminated, truncated, _ = env.step(act(observation))
+            played = envs.step([0], np.array([act(observation)]))
+            observation, _, terminated, truncated, _ = (part[0] for part in played)
             step, done = step + 1, terminated or truncated
             if step % stride == 0 or done:
                 frames.append(env.render())
@@ -139,7 +143,7 @@ def film(act: Callable[[np.ndarray], Any], env_id: str, seed: int) -> tuple[np.n
             "libegl1 and set MUJOCO_GL=egl."
         ) from error
     finally:
-        env.close()
+        envs.close()
     return np.stack(frames), fps / stride
 
 
@@ -154,7 +158,10 @@ def film_atari(act: Callable[[np.ndarray], Any], env_id: str, seed: int) -> tupl
         frames.append(observation[-1])
         done = terminated or truncated
     envs.close()
-    return np.stack(frames).repeat(3, 1).repeat(3, 2), 15.0
+    film = np.stack(frames)
+    if film.dtype != np.uint8:  # noisy floats
+        film = (255 * film.clip(0, 1)).astype(np.uint8)
+    return film.repeat(3, 1).repeat(3, 2), 15.0
 
 
 def verify_run(directory: Path) -> int:

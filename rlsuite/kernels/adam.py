@@ -60,3 +60,10 @@ class Adam:
         for name in ("means", "squares", "steps"):
             for own, saved in zip(getattr(self, name), state[name], strict=True):
                 own.copy_(saved)
+
+
+def clip_norm(gradients: list[Tensor], max_norm: float) -> list[Tensor]:
+    """Scale gradients down to a common Euclidean norm of at most `max_norm`."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return gradients

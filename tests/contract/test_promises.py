@@ -1,7 +1,7 @@
 """The promises of the suite, held for every algorithm by one parametrisation, with real processes.
 
-Offline methods learn from a small dataset of LineWorld, and count updates; online ones learn in LineWorld itself, and
-count its steps, many to an update.
+Offline methods learn from a small dataset of LineWorld, and count updates; online ones learn in LineWorld itself, or in
+CartPole where actions must be discrete, and count its steps, many to an update.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from rlsuite.data.files import read_json
 from rlsuite.harness import files
 from rlsuite.harness.config import algorithm_names, load_algorithm, resolve
+from rlsuite.harness.environments import make_slots
 from rlsuite.harness.run import execute
 from rlsuite.harness.runs import first_difference, load_policy
 from tests.contract.kills import cut_and_finish, finish, kill_until_finished, start
@@ -43,18 +44,29 @@ OFFLINE_QUICK = {
 ONLINE_QUICK = {  # none of the intervals is a multiple of a rollout, nor is the whole
     "total_steps": 1210,
     "n_envs": 2,
-    "rollout_steps": 24,
-    "minibatches": 2,
-    "epochs": 2,
     "log_every": 100,
     "eval_every": 250,
     "checkpoint_every": 50,
 }
+ROLLOUT = {"rollout_steps": 24, "minibatches": 2, "epochs": 2}
 OWN = {
     "odice": {"policy_hidden": "64,64", "lambda": 0.4},  # with 0.6 no action of these data has a positive weight
     "odice_il": {"policy_hidden": "64,64"},
-    "props": {"behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2},
+    "policy_smoothing": {
+        "env": "CartPole-v1#frames=3,sigma=0.1",
+        "learning_starts": 48,
+        "train_every": 24,
+        "gradient_steps": 4,
+        "batch_size": 32,
+        "best_every": 0,
+    },
+    "ppo": ROLLOUT,
+    "props": {**ROLLOUT, "behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2},
 }
+
+
+def env_of(algorithm: str) -> str:
+    return OWN.get(algorithm, {}).get("env", ENV)
 
 
 def resolved(algorithm: str, line_world: Path, **given):
@@ -142,9 +154,9 @@ def test_every_row_says_what_it_belongs_to(algorithm, finished, line_world):
     ] * 4
     for row in rows:
         assert row["algorithm"] == algorithm
-        assert row["env"] == ENV
+        assert row["env"] == env_of(algorithm)
         assert row["dataset_hash"] == ("" if algorithm in ONLINE else data.load(str(line_world)).content_hash)
-        assert row["task"] == (ENV if algorithm in ONLINE else str(line_world))
+        assert row["task"] == (env_of(algorithm) if algorithm in ONLINE else str(line_world))
         assert row["cpu_class"] and row["code_version"] and row["config_hash"] and row["protocol"]
         assert row["terminated"] != row["truncated"]
     assert (
@@ -157,7 +169,9 @@ def test_the_policy_of_a_run_can_be_loaded(algorithm, finished, line_world):
     policy = load_policy(finished)
     stored = policy_in(max((finished / "checkpoints").iterdir()))
     assert all(torch.equal(policy.state_dict()[key], weight) for key, weight in stored.items())
-    assert policy.act(np.zeros((3, 1), np.float32)).shape == (3, 1)
+    envs = make_slots(env_of(algorithm), 1)
+    shown = np.zeros((3, *envs.observation_space.shape), np.float32)
+    assert policy.act(shown).shape == (3, *envs.action_space.shape)
 
 
 def test_same_command_same_bits(algorithm, finished, line_world, tmp_path):
@@ -238,5 +252,7 @@ def test_a_nan_stops_the_run_with_a_status_and_keeps_the_checkpoint(algorithm, l
     assert execute(setup, tmp_path / "run") == 3
     status = read_json(tmp_path / "run" / "status.json")
     assert status["status"] == "diverged"
-    assert " at " in status["message"] or f"of {ENV} " in status["message"]  # a NaN action gives a NaN state
+    assert (
+        " at " in status["message"] or f"of {env_of(algorithm)} " in status["message"]
+    )  # a NaN action gives a NaN state
     assert status["update"] < Positions(algorithm).end

@@ -13,23 +13,38 @@ from tests.contract.test_promises import ONLINE
 
 QUICK = {
     "n_envs": 2,
-    "minibatches": 2,
-    "epochs": 2,
     "hidden": "16,16",
     "seed": 3,
     "final_episodes": 2,
     "eval_episodes": 1,
 }
+ROLLOUT = {"minibatches": 2, "epochs": 2}
+OWN = {
+    "policy_smoothing": {
+        "learning_starts": 200,
+        "train_every": 64,
+        "gradient_steps": 2,
+        "batch_size": 32,
+        "best_every": 256,
+        "best_episodes": 2,
+    },
+    "ppo": ROLLOUT,
+    "props": {**ROLLOUT, "behavior_epochs": 2, "behavior_minibatches": 2},
+}
 TASKS = {
     "Hopper-v5": {"total_steps": 8000, "rollout_steps": 200, "eval_every": 2000, "checkpoint_every": 400},
     "CartPole-v1": {"total_steps": 8000, "rollout_steps": 200, "eval_every": 2000, "checkpoint_every": 400},
+    "CartPole-v1#frames=3,sigma=0.1": {"total_steps": 8000, "eval_every": 2000, "checkpoint_every": 400},
     "ale-dqn/Pong": {"total_steps": 512, "rollout_steps": 128, "eval_every": 300, "checkpoint_every": 128},
+    "ale-dqn/Pong#frames=2,sigma=0.1,steps=50": {"total_steps": 512, "eval_every": 300, "checkpoint_every": 128},
 }
 
 
 def cases():
     for name in ONLINE:
         for task in TASKS:
+            if ("#" in task) != (name == "policy_smoothing"):
+                continue
             marks = [pytest.mark.slow] if task.startswith("ale-") else []
             yield pytest.param(name, task, marks=marks, id=f"{name}-{task}")
 
@@ -37,10 +52,11 @@ def cases():
 @pytest.mark.parametrize(("name", "task"), list(cases()))
 def test_killed_at_random_moments_an_online_run_ends_as_if_it_had_not_been(name, task, tmp_path, monkeypatch):
     """Games of Pong are cut, so that an evaluation ends soon."""
-    monkeypatch.setitem(environments.ATARI["ale-dqn"], "max_num_frames_per_episode", 200)
-    given = {"env": task, **QUICK, **TASKS[task], "log_every": TASKS[task]["rollout_steps"]}
+    if "#" not in task:
+        monkeypatch.setitem(environments.ATARI["ale-dqn"], "max_num_frames_per_episode", 200)
+    given = {"env": task, **QUICK, **OWN[name], **TASKS[task], "log_every": TASKS[task].get("rollout_steps", 64)}
     if name == "props":
-        given |= {"behavior_steps": given["rollout_steps"] // 2, "behavior_epochs": 2, "behavior_minibatches": 2}
+        given["behavior_steps"] = given["rollout_steps"] // 2
     setup, directory = resolve(load_algorithm(name), given), tmp_path / "finished"
     duration = finish(setup, directory)
 
@@ -68,16 +84,26 @@ VARIANTS = {  # what a method keeps between updates depends on its settings
         {"env": "rlsuite/LineWorld-v0", "sampler": "on_policy", "mean_tanh": True},
         {"env": "Acrobot-v1", "evict": "batch", "buffer_batches": 2},
     ],
+    "policy_smoothing": [
+        {"env": "rlsuite/GridWorld-v0", "best_every": 0, "target_every": 100},
+        {"env": "CartPole-v1#frames=2,sigma=0.1:0.2:0:1,steps=50", "n_envs": 1, "buffer_size": 300},
+        {
+            "env": "ale-smoothing/Freeway#frames=2,sigma=0.05,steps=15,difficulty=1",
+            "total_steps": 256,
+            "final_episodes": 1,
+        },
+    ],
 }
 
 
 @pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in ONLINE for variant in VARIANTS[name]])
 def test_every_variant_continues_exactly(name, variant, tmp_path, monkeypatch):
     monkeypatch.setitem(environments.ATARI["ale-machado"], "max_num_frames_per_episode", 60)
-    given = {**QUICK, "total_steps": 960, "rollout_steps": 96, "eval_every": 480, "checkpoint_every": 1, **variant}
+    rollout = {} if name == "policy_smoothing" else {"rollout_steps": 96}
+    given = {**QUICK, **OWN[name], **rollout, "total_steps": 960, "eval_every": 480, "checkpoint_every": 1, **variant}
     if name == "props":
-        given |= {"behavior_steps": 24, "behavior_epochs": 2, "behavior_minibatches": 2}
-    setup = resolve(load_algorithm(name), {**given, "log_every": given["rollout_steps"]})
+        given["behavior_steps"] = 24
+    setup = resolve(load_algorithm(name), {**given, "log_every": given.get("rollout_steps", 64)})
     assert execute(setup, tmp_path / "whole") == 0
-    cut_and_finish(setup, tmp_path / "cut", 3 if name == "ppo" else 23)  # in the midst of a rollout of PROPS
+    cut_and_finish(setup, tmp_path / "cut", 23 if name == "props" else 3)  # in the midst of a rollout of PROPS
     assert first_difference(tmp_path / "whole", tmp_path / "cut") == ""
