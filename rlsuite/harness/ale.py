@@ -5,7 +5,8 @@ its own, because it loads the game anew (four fifths of that go into a table of 
 Here every copy has an emulator, which puts its game back to the start. Sticky actions and no-ops are drawn outside of
 it, from the generator of the same seed and in the same order as in ale-py, so that an episode is the same: its rewards,
 its ends, and its pictures but for single pixels (a few in ten thousand) that lie in the middle between two greys and
-are rounded to the other one.
+are rounded to the other one. Only Berzerk and DoubleDunk begin otherwise under sticky actions: ale-py chooses their
+mode by actions that may stick.
 """
 
 from __future__ import annotations
@@ -228,5 +229,5 @@ def overlaps(size: int) -> Array:
     """
     parts, pixels = SIZE // gcd(size, SIZE), size // gcd(size, SIZE)
     part, pixel = pixels * np.arange(parts)[:, None], parts * np.arange(pixels)
-    overlap: Array = np.minimum(part + pixels, pixel + parts) - np.maximum(part, pixel)
-    return np.maximum(overlap, 0).astype(np.uint16)
+    overlap: Array = np.maximum(np.minimum(part + pixels, pixel + parts) - np.maximum(part, pixel), 0).astype(np.uint16)
+    return overlap

@@ -194,6 +194,7 @@ def find_game(env_id: str) -> tuple[Path, dict[str, Any]]:
             f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}; "
             "reinstall ale-py, which brings the ROMs."
         ) from error
+    assert path is not None
     ALEInterface.setLoggerMode(LoggerMode.Error)
     if ALEInterface.isSupportedROM(path) is None:
         raise UserError(f"the environment '{env_id}' cannot be made: the game is for two players; name another one.")

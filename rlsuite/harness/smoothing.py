@@ -97,8 +97,8 @@ def split_view(env_id: str) -> tuple[str, View | None]:
             or (key == "sigma" and np.inf in numbers(value))
         ):
             raise UserError(
-                f"the environment '{env_id}' has '{part}' behind its #, which is no view or one too many; write it as in "
-                f"{name or 'CartPole-v0'}#frames=5,sigma=0.2."
+                f"the environment '{env_id}' has '{part}' behind its #, which is no view or one too many; write it as "
+                f"in {name or 'CartPole-v0'}#frames=5,sigma=0.2."
             )
         given[key] = numbers(value) if key == "sigma" else value if key == "ends" else int(value)
     return name, View(**given)

@@ -13,7 +13,8 @@ def standard_normal(stream: np.random.Generator, n: int) -> Array:
     """(n,) numbers by the method of Box and Muller, 1958, each as exact as float32 can hold it.
 
     A radius is made from 63 random bits, so that the tails reach to 9.4 and what lies beyond (one number in 10^20) is
-    all that is missing. The random bits do not depend on the processor; its logarithm and cosine may, in the last place.
+    all that is missing. The random bits are the same everywhere; logarithm and cosine may depend on the processor, in
+    the last place.
     """
     pairs = (n + 1) // 2
     words = stream.bit_generator.random_raw(pairs + (pairs + 1) // 2)
