@@ -74,7 +74,7 @@ def _averages(
     try:
         envs.reset(playing.tolist(), seeds)
         while len(playing):
-            values = np.zeros((n, int(envs.action_space.n)))  # type: ignore[attr-defined]
+            values = np.zeros((n, int(envs.action_space.n)))
             for k in playing:
                 noise = sigma * streams[k].standard_normal((samples, *envs.stack.shape[1:]), np.float32)
                 seen = (envs.stack[k] + noise).reshape(samples, *envs.observation_space.shape)

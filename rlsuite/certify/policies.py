@@ -119,9 +119,22 @@ def network_of(policy: Any) -> Network | None:
     if isinstance(policy, DeterministicActor):
         return Network(lambda x: policy((x - policy.mean) / policy.std), False)
     if hasattr(policy, "model"):  # Stable-Baselines3's, in a run of the suite
-        low, high = policy.arguments["low"], policy.arguments["high"]
-        return None if policy.normalizer is not None else infer(policy.model.policy.state_dict(), low, high)
+        network = infer(policy.model.policy.state_dict(), policy.arguments["low"], policy.arguments["high"])
+        return network if network is None or policy.normalizer is None else behind(policy.normalizer, network)
     return Network(policy, True) if isinstance(policy, nn.Module) else None  # action values
+
+
+def behind(normalizer: Any, network: Network) -> Network:
+    """The network of a policy that sees what VecNormalize makes of observations."""
+    moments, limit = normalizer.obs_rms, normalizer.clip_obs
+    mean = torch.from_numpy(moments.mean).float()
+    deviation = torch.from_numpy(np.sqrt(moments.var + normalizer.epsilon)).float()
+
+    def seen(x: Tensor) -> Tensor:
+        return ((x - mean) / deviation).clamp(-limit, limit)
+
+    critic = network.critic and (lambda x, a: network.critic(seen(x), a))  # type: ignore[misc]
+    return replace(network, outputs=lambda x: network.outputs(seen(x)), critic=critic)
 
 
 # ---- Stable-Baselines3

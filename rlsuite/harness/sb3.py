@@ -184,7 +184,7 @@ class Policy:
     Args:
         name: of its class, in lower case
         config: the values of its Config
-        observation_shape, dtype: of one observation; uint8 with three axes is a picture
+        observation_shape, dtype: of one observation; three axes are a picture, of floats up to 1 where not uint8
         actions: action dimensions, or how many actions there are to choose from
         low, high: bounds of continuous actions; none for discrete ones
         envs: what it is trained in; none where it shall only act
@@ -208,7 +208,7 @@ class Policy:
     ) -> None:
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "envs", "seed", "device")}
         self.stochastic = bool(config.get("stochastic")) and low is None
-        is_picture = dtype == "uint8" and len(observation_shape) == 3
+        is_picture = len(observation_shape) == 3
         bounds = (0.0, 255.0) if dtype == "uint8" else (-np.inf, np.inf)
         observation_space = gym.spaces.Box(*bounds, tuple(observation_shape), np.dtype(dtype))
         action_space = action_space_of(actions, low, high)
@@ -223,6 +223,8 @@ class Policy:
         given = {key: value for key, value in config.items() if key in inspect.signature(cls).parameters}
         given |= {"policy": "CnnPolicy" if is_picture else "MlpPolicy", "env": venv, "seed": seed, "device": device}
         given["policy_kwargs"] = {"net_arch": list(config["hidden"])} if config["hidden"] else {}
+        if is_picture and dtype != "uint8":
+            given["policy_kwargs"]["normalize_images"] = False
         if config["anneal"]:
             given["learning_rate"] = lambda remaining: remaining * config["learning_rate"]
         if noise := given.pop("action_noise", 0.0):

@@ -345,6 +345,18 @@ def test_gradient_ascent_goes_against_a_linear_policy_straight():
     np.testing.assert_allclose(added[clear] @ [0.6, 0.8], -np.sign(margin[clear]) * 0.1, rtol=0.02)
 
 
+def test_gradient_ascent_also_finds_the_way_where_values_are_far_apart():
+    """A softmax of such values is 1 and 0, and has no slope in float32."""
+    envs = SmoothedSlots(Wandering(20), 20, View())
+    policy = linear((3.0, 4.0), 1, scale=1000.0)
+    frames = envs.slots.reset(np.arange(20), range(20))
+    margin = frames @ [0.6, 0.8]
+    added = PGDAttack(envs, 0.2, policy, steps=4).choose(np.arange(20), frames)
+    far = np.abs(margin) > 0.1
+    assert far.sum() > 10
+    np.testing.assert_allclose(added[far] @ [0.6, 0.8], -np.sign(margin[far]) * 0.1, rtol=1e-3)
+
+
 def test_an_actor_is_led_where_its_critic_sees_least():
     """Or, without one, away from what it would have done."""
     low_is_bad = Network(lambda x: x.sum(1, keepdim=True).tanh(), False, lambda x, a: a.squeeze(1))

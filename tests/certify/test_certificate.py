@@ -8,6 +8,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from rlsuite.algorithms.policy_smoothing import band, shift
 from rlsuite.certify import crop, report
@@ -84,9 +85,9 @@ def bounds(rows, kind):
 def test_a_row_for_every_bound_and_budget(run, whole, high, method):
     x = np.random.default_rng(0).integers(1, 201, 400)
     question = Question(run, STEADY[0], alpha=0.02, low=0, high=high, whole=whole)
-    rows = certify(question, episodes(x), BUDGETS, 0.25, [50, 120])
+    rows = certify(question, episodes(x), BUDGETS, 0.25, [50, 120], theta=0.2)
     assert all(tuple(row) and set(row) == set(COLUMNS) for row in rows)
-    assert len(rows) == 6 * len(BUDGETS)
+    assert len(rows) == 6 * len(BUDGETS) + 2
     expected = band(x, 0.02, 0, high, np.arange(1, 201) if whole else None)
     assert bounds(rows, "mean >=") == expected.mean(BUDGETS, 0.2).tolist()
     assert bounds(rows, "mean <=") == expected.mean_upper(BUDGETS, 0.2).tolist()
@@ -96,6 +97,11 @@ def test_a_row_for_every_bound_and_budget(run, whole, high, method):
     assert (
         bounds(rows, "mean >= (CROP-GRe, no confidence)") == crop.global_mean(x.mean(), BUDGETS, 0.2, 0, 200).tolist()
     )
+    most = {
+        row["level"]: row["bound"] for row in rows if row["kind"] == "P(score >= level) > 0.2" and row["budget"] == ""
+    }
+    for level in (50, 120):
+        assert expected.probability(level, most[level], 0.2) == pytest.approx(0.2)
     assert {row["level"] for row in rows} == {"", 0.25, 50, 120}
     first = rows[0]
     assert (first["method"], first["alpha"], first["episodes"], first["clean"]) == (method, 0.02, 400, x.mean())
@@ -143,6 +149,10 @@ def test_which_band_is_decided_before_the_episodes_are_known():
         ("Acrobot-v1#sigma=0.2", "return", [-500, 0], True, (-500, 0, True)),
         ("Acrobot-v1#sigma=0.2", "return", [-500, 0], False, (-500, 0, False)),
         ("Acrobot-v1#sigma=0.2", "success", None, False, (0, 1, True)),
+        ("ale-smoothing/Pong#sigma=0.05", "return", None, False, (-21, 21, True)),
+        ("ale-smoothing/Pong#sigma=0.05,ends=reward", "return", None, False, (-1, 1, True)),
+        ("ale-smoothing/Pong#sigma=0.05,steps=10", "return", None, False, (-10, 10, True)),
+        ("ale-smoothing/Freeway#sigma=0.05,steps=250", "return", None, False, (0, 99, True)),
     ],
 )
 def test_the_range_of_returns(env, score, given, whole, expected):
@@ -253,6 +263,28 @@ def test_crops_radius_by_hand():
     assert found[2] == pytest.approx(sigma / 2 * (norm.ppf(best) - norm.ppf(second)))
 
 
+def test_crops_policy_averages_over_the_noise_and_the_radius_is_of_what_it_averaged():
+    """With one number and values -x and x the average is known, and so is where the episode goes: up, to its end."""
+    env = "CartPole-v0#frames=1,sigma=0.2,steps=30"
+    seen = []
+
+    def values(x):
+        seen.append(x.numpy())
+        clean = 0.5 + 0 * x[:, :1]
+        return torch.cat([clean - 0.3 * (x[:, 2:3] > 0), clean], 1)
+
+    local = crop.local(values, env, seeds_of(env, 3, "crop"), samples=4000)
+    assert local.returns.tolist() == [len(part) for part in np.split(local.radii, [int(local.returns[0])])]
+    first = seen[0]
+    assert first.shape == (4000, 4)
+    assert first.std(0) == pytest.approx(0.2, rel=0.06)  # every number of the observation has noise
+    assert len({len(x) for x in seen}) == 1 and len(seen) > local.returns.sum()  # and one episode beforehand
+    assert (local.radii >= 0).all() and 0 < local.certified(0.0) <= 1
+    assert local.certified([0.0, 10.0]).tolist() == [float(local.certified(0.0)), 0.0]
+    again = crop.local(values, env, seeds_of(env, 3, "crop"), samples=4000)
+    assert np.array_equal(again.radii, local.radii)
+
+
 # Files
 
 
@@ -278,7 +310,7 @@ def test_what_is_written_is_what_was_found(written):
         again = list(csv.DictReader(file))
     assert tuple(again[0]) == COLUMNS
     assert [float(row["bound"]) for row in again] == [row["bound"] for row in rows]
-    assert [float(row["budget"]) for row in again] == [row["budget"] for row in rows]
+    assert [row["budget"] for row in again] == [str(row["budget"]) for row in rows]
     with (folder / "episodes.csv").open() as file:
         listed = list(csv.DictReader(file))
     assert [float(row["return"]) for row in listed] == played.returns.tolist()

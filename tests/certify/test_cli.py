@@ -77,7 +77,7 @@ def test_a_run_is_certified_in_what_it_was_trained_in(run, tmp_path, capsys):
     assert {(row["env"], row["sigma"], row["frames"], row["score"]) for row in rows} == {(ENV, "0.2", "2", "return")}
     assert {(row["episodes"], row["alpha"], row["seeds"]) for row in rows} == {("40", "0.05", "certify")}
     assert {row["policy"] for row in rows} == {"policy_smoothing"}
-    assert len(rows) == 6 * 3
+    assert len(rows) == 6 * 3 + 2
     episodes = rows_of(tmp_path / "out" / "episodes.csv")
     returns = [float(row["return"]) for row in episodes]
     assert len(returns) == 40 and len({row["seed"] for row in episodes}) == 40
@@ -180,6 +180,21 @@ def test_an_attack_has_a_row_for_every_budget_and_threshold(run, tmp_path, capsy
     assert attack(run, tmp_path / "out", "--attack", "random", "--budgets", "0.3")[8]["attack"] == "random"
 
 
+def test_an_attack_does_not_depend_on_how_many_processes_play_it(run, tmp_path):
+    more = ("--attack", "random", "--budgets", 0.2, "--episodes", 110)
+    one, two = (attack(run, tmp_path / str(jobs), *more, "--jobs", jobs) for jobs in (1, 2))
+    assert one == two and one[0]["episodes"] == "110" and float(one[0]["largest_spent"]) > 0
+
+
+def test_crop_is_a_column_beside(run, tmp_path, capsys):
+    rows = certified(run, tmp_path / "out", "--budgets", "0,0.1", "--crop", 2, "--crop-samples", 50, "--at", 9)
+    (column,) = {row["kind"] for row in rows if "LoAct" in row["kind"]}
+    assert len(bounds(rows, column)) == 2 and all(0 <= share <= 1 for share in bounds(rows, column))
+    out = capsys.readouterr().out
+    assert "another policy, which averages 50 draws" in out and "over 2 episodes" in out
+    assert "P(score >= 9) > 0.5 up to a budget of" in out
+
+
 def test_a_zip_is_attacked_through_its_critic(td3, tmp_path):
     (row,) = attack(
         td3,
@@ -225,6 +240,10 @@ BAD = [
     ("certify RUN --alpha 0.7", ["--alpha", "0.7"]),
     ("certify RUN --alpha nan", ["--alpha", "nan"]),
     ("certify RUN --quantile 1", ["--quantile", "1"]),
+    ("certify RUN --theta 0", ["--theta", "0"]),
+    ("certify RUN --crop -1", ["--crop", "-1"]),
+    ("certify RUN --crop 1 --crop-samples 0", ["--crop-samples", "0"]),
+    ("certify ZIP --env MountainCarContinuous-v0 --sigma 0.1 --score success --crop 1", ["--crop"]),
     ("certify RUN --budgets a", ["--budgets a"]),
     ("certify RUN --budgets -1", ["--budgets"]),
     ("certify RUN --budgets 0:inf:1", ["--budgets 0:inf:1"]),

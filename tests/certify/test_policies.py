@@ -435,13 +435,21 @@ def test_a_policy_that_was_trained_on_noisy_pictures_is_shown_them_as_they_are(t
     assert np.array_equal(subject.network.act(x), policy.act(x))
 
 
-def test_a_library_policy_with_moments_acts_and_cannot_be_differentiated(tmp_path):
-    policy = library("ppo", (5,), 3, normalize_observations=True)
-    policy.normalizer.obs_rms.mean[:] = 2.0
-    subject = load(run_of(policy, tmp_path / "run", "Some-v0", "sb3:ppo"))
-    x = wave(spaces.Box(-np.inf, np.inf, (5,), np.float32))
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_a_library_policy_with_moments_is_attacked_through_them(name, tmp_path):
+    low = None if name == "ppo" else [-1.0] * 3
+    policy = library(name, (5,), 3, low, normalize_observations=True)
+    moments = policy.normalizer.obs_rms
+    moments.mean, moments.var = np.arange(5.0), np.arange(1.0, 6.0) ** 2
+    subject = load(run_of(policy, tmp_path / "run", "Some-v0", f"sb3:{name}"))
+    x = 10 * wave(spaces.Box(-np.inf, np.inf, (5,), np.float32))
     assert np.array_equal(subject.act(x), policy.act(x))
-    assert subject.network is None
+    np.testing.assert_allclose(subject.network.act(x), policy.act(x), rtol=0, atol=1e-5)
+    if name == "sac":
+        seen = torch.from_numpy(policy.normalizer.normalize_obs(x)).float()
+        actions = torch.from_numpy(policy.act(x))
+        expected = policy.model.critic.q1_forward(seen, actions).squeeze(1)
+        torch.testing.assert_close(subject.network.critic(torch.from_numpy(x), actions), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_stochastic_run_is_certified_as_it_is_evaluated(tmp_path):

@@ -212,6 +212,18 @@ def test_a_saved_policy_sees_pictures_as_it_did(tmp_path):
     assert torch.equal(*values)
 
 
+def test_pictures_of_floats_are_not_scaled_and_seen_by_convolutions():
+    given = asdict(resolve(load_algorithm("sb3:dqn"), {"env": "x", "buffer_size": 10}).config)
+    of_floats, of_bytes = (sb3.Policy("dqn", given, (2, 36, 36), kind, 3, seed=0) for kind in ("float32", "uint8"))
+    assert type(of_floats.model.policy).__name__ == "CnnPolicy"
+    of_floats.model.policy.load_state_dict(of_bytes.model.policy.state_dict())
+    x = np.random.default_rng(0).integers(256, size=(4, 2, 36, 36), dtype=np.uint8)
+    values = [
+        p.model.q_net(torch.from_numpy(seen)) for p, seen in ((of_bytes, x), (of_floats, x.astype(np.float32) / 255))
+    ]
+    torch.testing.assert_close(*values)
+
+
 def test_sampled_actions_follow_the_policy(tmp_path):
     assert execute(resolved("sb3:a2c", env="CartPole-v1", total_steps=200, final_episodes=1), tmp_path / "run") == 0
     policy = load_policy(tmp_path / "run")
