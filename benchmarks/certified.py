@@ -31,8 +31,8 @@ from rlsuite.harness.smoothing import split_view
 BUDGETS = [round(0.05 * i, 2) for i in range(21)]
 ATTACKED = [0.2, 0.4, 0.6, 0.8, 1.0]
 THRESHOLDS = {True: [0.0, 1.0, 2.0], False: [0.0, 4.0, 8.0]}  # with noise, and without: the paper's scripts, and 0
-# Bounds that (2) gives for the survival counts that mrh996/ReCePS prints for networks trained by the authors' scripts (10,000
-# episodes, same confidence and method), by sigma: budget -> bound. What that repository itself plots from them is none.
+# Bounds that (2) gives for the survival counts that mrh996/ReCePS prints for networks trained by the authors
+# scripts (10,000 episodes, same confidence and method), by sigma: budget -> bound. What it plots itself is no bound.
 THIRD_PARTY = {
     0.2: {0.0: 197.43, 0.1: 193.38, 0.2: 185.28, 0.4: 149.31, 0.6: 85.98, 0.8: 28.14, 1.0: 4.36},
     0.4: {0.0: 143.55, 0.2: 119.19, 0.4: 94.51, 0.6: 71.39, 1.0: 33.61},
