@@ -49,8 +49,8 @@ STAGES = {  # what is timed: attribute -> stage
     (AleSlots, "step"): "emulator, grey, maximum",
     (Shrink, "__call__"): "84 x 84",
     (SmoothedSlots, "_draw"): "noise",
-    (SmoothedSlots, "step"): "frames",
-    (SmoothedSlots, "reset"): "beginnings",
+    (SmoothedSlots, "advance"): "frames",
+    (SmoothedSlots, "begin"): "beginnings",
     (QPolicy, "act"): "network",
 }
 Array = np.ndarray
@@ -159,7 +159,7 @@ def cartpole(episodes: int, loops: int) -> None:
     print(f"  {clock.shares(seconds)}\n", flush=True)
 
 
-def freeway(steps: int, rounds: int) -> None:
+def freeway(steps: int, rounds: int, bfloat16: bool) -> None:
     from ale_py import AtariVectorEnv
 
     preset = {"repeat_action_probability": 0.25, "noop_max": 30, "use_fire_reset": False}
@@ -167,6 +167,8 @@ def freeway(steps: int, rounds: int) -> None:
     theirs.reset(seed=np.arange(PICTURES))
     random = np.random.default_rng(0)
     policy, clock = QPolicy((4, 84, 84), theirs.single_action_space.n), Clock()
+    if bfloat16:
+        policy.trunk.bfloat16()
     blocks: list[tuple[float, float]] = []
     mark, calls = 0.0, 0
 
@@ -193,7 +195,7 @@ def freeway(steps: int, rounds: int) -> None:
     vector = others.sum() / (len(blocks) * TURN * PICTURES)
     print(f"{name}: {PICTURES} copies, {len(blocks)} blocks of {TURN} steps")
     print(f"{'what':34} {'us a step':>9} {'steps/s':>8}  ours is")
-    print(f"{'play':34} {1e6 * ours:9.0f} {1 / ours:8.0f}")
+    print(f"{'play' + ', bfloat16' * bfloat16:34} {1e6 * ours:9.0f} {1 / ours:8.0f}")
     each = f"{'  vector environment, random':34} {1e6 * vector:9.0f} {1 / vector:8.0f}"
     print(f"{each} {vector / ours:8.2f} x  of its rate; in the median block {np.median(others / mine):.2f} x")
     print(f"  {clock.shares(ours * played.lengths.sum())}", flush=True)
@@ -210,7 +212,8 @@ def main() -> None:
     if arguments.only != "freeway":
         cartpole(200 if arguments.quick else arguments.episodes, 2 if arguments.quick else 20)
     if arguments.only != "cartpole":
-        freeway(*((50, 1) if arguments.quick else (250, 2)))
+        for bfloat16 in (False, True):
+            freeway(*((50, 1) if arguments.quick else (250, 2)), bfloat16)
 
 
 if __name__ == "__main__":

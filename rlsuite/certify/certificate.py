@@ -25,7 +25,7 @@ from rlsuite.harness.smoothing import View, spelt, split_view
 
 Array = np.ndarray
 MOST_BUDGETS = 1000
-TOGETHER = 50  # episodes that one attacker plays
+TOGETHER = {False: 50, True: 10}  # episodes that one attacker plays, of vectors and of pictures, which take memory
 MOST_LEVELS = 500  # above that, alpha divided by them costs more than the band without
 # Returns of an episode: lowest, highest, and whether they are whole numbers.
 RETURNS: dict[str, tuple[float, float, bool]] = {
@@ -59,6 +59,8 @@ class Question:
     method: str = "auto"
     """cp, dkw, or auto: cp where there are at most 500 levels"""
     trust_pickle: bool = False
+    bfloat16: bool = False
+    """as it acts with convolutions in that precision"""
 
     @property
     def view(self) -> View:
@@ -141,11 +143,16 @@ def check_fit(subject: Subject, env_id: str) -> None:
 
 
 def play_policy(
-    path: Path, env_id: str, seeds: Sequence[int], attack: Callable[..., Callable[..., Any]] | None, trust: bool
+    path: Path,
+    env_id: str,
+    seeds: Sequence[int],
+    attack: Callable[..., Callable[..., Any]] | None = None,
+    trust: bool = False,
+    bfloat16: bool = False,
 ) -> Played:
     """Episodes of the policy at `path`; `attack` makes, from the policy and a seed, what `play` takes."""
     torch.set_num_threads(1)
-    subject = load(path, trust)
+    subject = load(path, trust, bfloat16)
     attacker = attack(subject, int(seeds[0])) if attack else None
     return play(subject.act, env_id, seeds, attacker, stochastic=subject.stochastic)
 
@@ -157,13 +164,17 @@ def play_all(
     jobs: int = 1,
     attack: Callable[..., Callable[..., Any]] | None = None,
     trust: bool = False,
+    bfloat16: bool = False,
 ) -> Played:
     """The same in several processes, each with its share of the seeds; how many there are changes no number.
 
     An attacker draws his numbers for all that play at a time, so that who plays together must not depend on `jobs`.
     """
-    shares = -(-len(seeds) // TOGETHER) if attack else min(jobs, len(seeds))
-    parts = [(path, env_id, part.tolist(), attack, trust) for part in np.array_split(np.asarray(seeds), shares)]
+    together = TOGETHER[is_atari(env_id.partition("#")[0])]
+    shares = -(-len(seeds) // together) if attack else min(jobs, len(seeds))
+    parts = [
+        (path, env_id, part.tolist(), attack, trust, bfloat16) for part in np.array_split(np.asarray(seeds), shares)
+    ]
     if jobs == 1:
         played = [play_policy(*part) for part in parts]
     else:
@@ -186,7 +197,7 @@ def certify(
     `at` are scores that it shall be said of how likely they are reached, and up to which budget more likely than
     `theta`: such a row has no budget, which is its bound.
     """
-    subject = load(question.policy, question.trust_pickle)
+    subject = load(question.policy, question.trust_pickle, question.bfloat16)
     bounds, grid = question.band(played), np.asarray(budgets, np.float64)
     clean = float(question.scores(played).mean())
     sigma = question.sigma

@@ -15,7 +15,7 @@ from rlsuite_envs.cart_pole import CartPoleBatch
 Array = np.ndarray
 # Rows of a forward pass: large enough for a product to be fast, always the same, so that no episode's bits depend on
 # how many there are.
-VECTORS, PICTURES = 512, 64
+VECTORS, PICTURES = 512, 128
 ACTIONS = 0x616374  # "act": the stream of an episode's seed that stochastic policies draw from
 BATCHED: dict[str, Callable[[int], Any]] = {
     "CartPole-v0": lambda n: CartPoleBatch(n, 200),
@@ -36,12 +36,15 @@ class Played:
     """Euclidean norm of all that an attacker added to the observations"""
 
 
-def make_view(env_id: str, n: int) -> SmoothedSlots:
-    """n copies of an environment seen through the view in its name; a name without one has one clean frame."""
+def make_view(env_id: str, n: int, rows: int = 0) -> SmoothedSlots:
+    """n copies of an environment seen through the view in its name; a name without one has one clean frame.
+
+    `rows`, if more, are those of what is `seen`.
+    """
     name, view = split_view(env_id)
     if name in BATCHED:
-        return SmoothedSlots(BATCHED[name](n), n, view or View())
-    slots: Slots = make_slots(env_id if view else f"{env_id}#frames=1", n)
+        return SmoothedSlots(BATCHED[name](n), n, view or View(), rows)
+    slots: Slots = make_slots(env_id if view else f"{env_id}#frames=1", n, rows)
     assert isinstance(slots, SmoothedSlots)
     return slots
 
@@ -62,13 +65,12 @@ def play(
     """
     rows = PICTURES if is_atari(split_view(env_id)[0]) else VECTORS
     copies = min(rows, len(seeds))
-    envs = make_view(env_id, copies)
+    envs = make_view(env_id, copies, rows)
     attacker = attack(envs) if attack else None
     if attacker is not None:
         envs.perturb = attacker.perturb
     n = len(seeds)
     played = Played(np.asarray(seeds), np.zeros(n), np.zeros(n), np.zeros(n, bool), np.zeros(n))
-    observations = np.zeros_like(envs.observations(np.zeros(rows, np.int64)))  # laid out alike
     uniforms, streams = np.zeros(rows), [np.random.default_rng([seed, ACTIONS]) for seed in seeds] if stochastic else []
     number = np.full(copies, -1)  # the episode of each copy
     totals, steps = np.zeros(copies), np.zeros(copies, np.int64)
@@ -83,15 +85,14 @@ def play(
                 totals[begun], steps[begun] = 0.0, 0
                 if attacker is not None:
                     attacker.begin(begun)
-                observations[begun] = envs.reset(begun.tolist(), [int(seeds[i]) for i in number[begun]])
+                envs.begin(begun.tolist(), [int(seeds[i]) for i in number[begun]])
             playing = np.flatnonzero(number >= 0)
             if not len(playing):
                 return played
             if stochastic:
                 uniforms[playing] = [streams[i].random() for i in number[playing]]
-            actions = act(observations, uniforms) if stochastic else act(observations)
-            seen, rewards, terminations, truncations, _ = envs.step(playing, actions)
-            observations[playing] = seen
+            actions = act(envs.seen, uniforms) if stochastic else act(envs.seen)
+            rewards, terminations, truncations, _ = envs.advance(playing, actions)
             totals[playing] += np.asarray(rewards, np.float64)
             steps[playing] += 1
             terminations = np.asarray(terminations, bool)

@@ -25,7 +25,7 @@ from torch.nn import functional
 from rlsuite.data.files import read_json
 from rlsuite.errors import UserError, printable
 from rlsuite.harness import runs
-from rlsuite.harness.networks import ActorCritic, DeterministicActor
+from rlsuite.harness.networks import ActorCritic, DeterministicActor, NatureCNN
 from rlsuite.harness.rollouts import EPSILON, LIMIT
 
 Array = np.ndarray
@@ -75,22 +75,32 @@ class Subject:
     """SHA-256 of the file"""
 
 
-def load(path: Path, trust_pickle: bool = False) -> Subject:
-    """The policy at `path`; UserError if there is none, or none that can be read."""
+def load(path: Path, trust_pickle: bool = False, bfloat16: bool = False) -> Subject:
+    """The policy at `path`, with its convolutions in bfloat16 or as they are.
+
+    UserError if there is none, none that can be read, or, for bfloat16, none of the suite's that has convolutions.
+    """
     if path.is_dir():
         path = path / "policy.npz"
     if not path.exists():
         raise UserError(
             f"there is no policy at {path}; name a run directory, its policy.npz, or a Stable-Baselines3 zip."
         )
-    subject = from_zip(path, trust_pickle) if path.suffix == ".zip" else from_run(path)
+    if bfloat16 and path.suffix == ".zip":
+        raise UserError(f"{path} is a model of Stable-Baselines3, which is not run in bfloat16; leave --bfloat16 out.")
+    subject = from_zip(path, trust_pickle) if path.suffix == ".zip" else from_run(path, bfloat16)
     subject.digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return subject
 
 
-def from_run(path: Path) -> Subject:
+def from_run(path: Path, bfloat16: bool = False) -> Subject:
     """The policy that a run left at `path`."""
     policy = runs.load_policy(path)
+    if bfloat16:
+        trunk = getattr(policy, "trunk", None)
+        if not isinstance(trunk, NatureCNN):
+            raise UserError(f"{path} has no convolutions that could be run in bfloat16; leave --bfloat16 out.")
+        trunk.bfloat16()
     manifest = path.parent / "manifest.json"
     about = read_json(manifest) if manifest.exists() else {}
     network, act, env = network_of(policy), policy.act, about.get("env", "")
@@ -100,7 +110,8 @@ def from_run(path: Path) -> Subject:
         if network is not None and not hasattr(policy, "model"):  # Stable-Baselines3 scales them itself
             of_bytes = network.outputs
             network = replace(network, outputs=lambda x: of_bytes(255 * x))
-    return Subject(about.get("algorithm", path.stem), act, network, getattr(policy, "stochastic", False), env)
+    name = about.get("algorithm", path.stem) + ", bfloat16" * bfloat16
+    return Subject(name, act, network, getattr(policy, "stochastic", False), env)
 
 
 def network_of(policy: Any) -> Network | None:

@@ -222,15 +222,18 @@ def is_atari(env_id: str) -> bool:
     return False
 
 
-def make_slots(env_id: str, n: int) -> Slots:
-    """n copies of an environment, with the view that its name asks for; UserError if there is none of that name."""
+def make_slots(env_id: str, n: int, rows: int = 0) -> Slots:
+    """n copies of an environment, with the view that its name asks for; UserError if there is none of that name.
+
+    `rows` is of what a view lets be `seen`.
+    """
     name, view = split_view(env_id)
     if view is None:
         return AtariSlots(name, n) if is_atari(name) else GymnasiumSlots(name, n)
     if not is_atari(name):
-        return SmoothedSlots(GymnasiumSlots(name, n), n, view)
+        return SmoothedSlots(GymnasiumSlots(name, n), n, view, rows)
     rom, preset = find_game(name)
-    return SmoothedSlots(AleSlots(rom, n, **preset, difficulty=view.difficulty, mode=view.mode), n, view)
+    return SmoothedSlots(AleSlots(rom, n, **preset, difficulty=view.difficulty, mode=view.mode), n, view, rows)
 
 
 def make_env(env_id: str, **kwargs: Any) -> gym.Env:

@@ -145,12 +145,12 @@ class NatureCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Channels last, rearranged while still small: the first layer's backward pass takes a third of the time. To
         # scale its weights is cheaper than to scale the pictures.
-        x = x.contiguous(memory_format=torch.channels_last).float()
         first, *parameters = self.parameters()
+        x = x.contiguous(memory_format=torch.channels_last).to(first.dtype)
         parameters.insert(0, first / self.highest)  # type: ignore[arg-type]
         for i, stride in enumerate((4, 2, 1)):
             x = torch.conv2d(x, parameters[2 * i], parameters[2 * i + 1], stride).relu_()
-        return mlp(x.flatten(1), parameters[6:]).relu_()
+        return mlp(x.flatten(1), parameters[6:]).relu_().float()
 
 
 class ActorCritic(nn.Module):

@@ -117,11 +117,15 @@ def spelt(number: float) -> str:
 class SmoothedSlots:
     """n copies whose observations are stacks of noisy frames.
 
+    `seen` (rows, ...) is what the policy sees of all of them, and changes with every step; rows beyond the n-th, if more
+    were asked for, stay 0. `advance` is a step that copies no observation.
+
     `perturb`, if set, is the attacker: given the copies and their clean frames (m, ...) it says what to add to them.
     It is asked before the noise of these frames is drawn.
     """
 
-    def __init__(self, slots: Slots, n: int, view: View) -> None:
+    def __init__(self, slots: Slots, n: int, view: View, rows: int = 0) -> None:
+        rows = max(n, rows)
         self.slots, self.view = slots, view
         self.action_space = slots.action_space
         space = slots.observation_space
@@ -137,9 +141,10 @@ class SmoothedSlots:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, stacked, np.float32)
         # Pictures lie in memory as a convolution reads them fastest, channels last.
         first, *rest = self.shape
-        self._memory = np.zeros((n, *rest, view.frames, first), np.float32)
-        self.stack = np.moveaxis(self._memory, (-2, -1), (1, 2))
-        self._flat = self._memory.reshape(n, -1)
+        memory = np.zeros((rows, *rest, view.frames, first), np.float32)
+        self.stack = np.moveaxis(memory, (-2, -1), (1, 2))
+        self.seen = self.stack.reshape(rows, *stacked)
+        self._flat = memory.reshape(rows, -1)
         self.perturb: Callable[[Array, Array], Array] | None = None
         self._streams: list[Any] = [None] * n
         self.pictures = len(self.shape) == 3
@@ -148,6 +153,11 @@ class SmoothedSlots:
         self._steps = np.zeros(n, np.int64)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> list[Array]:
+        self.begin(slots, seeds)
+        return list(self.seen[np.asarray(slots)])
+
+    def begin(self, slots: Sequence[int], seeds: Sequence[int]) -> None:
+        """New episodes in `slots`."""
         frames = np.asarray(self.slots.reset(slots, seeds))
         for k, seed in zip(slots, seeds, strict=True):
             self._streams[k] = np.random.default_rng([seed, STREAM])
@@ -155,9 +165,13 @@ class SmoothedSlots:
         chosen = np.asarray(slots)
         self._steps[chosen] = 0
         self.stack[chosen] = self._noisy(chosen, frames)[:, None]
-        return list(self.observations(chosen))
 
     def step(self, slots: Sequence[int] | Array, actions: Array) -> tuple[Any, ...]:
+        happened = self.advance(slots, actions)
+        return self.seen[np.asarray(slots)], *happened
+
+    def advance(self, slots: Sequence[int] | Array, actions: Array) -> tuple[Any, ...]:
+        """Rewards, terminations, truncations, lost lives (m,), as of `step`."""
         frames, rewards, terminations, truncations, lost = self.slots.step(slots, actions)
         chosen = np.asarray(slots)
         self._steps[chosen] += 1
@@ -169,15 +183,10 @@ class SmoothedSlots:
         move = self.shape[0]
         self._flat[chosen, :-move] = self._flat[chosen, move:]  # the oldest frame is overwritten, in every pixel
         self.stack[chosen, -1] = noisy
-        return self.observations(chosen), rewards, terminations, truncations, lost
+        return rewards, terminations, truncations, lost
 
     def close(self) -> None:
         self.slots.close()
-
-    def observations(self, slots: Array) -> Array:
-        """What the policy sees of `slots` (m,): (m, ...)."""
-        stacks: Array = self.stack[slots].reshape(len(slots), *self.observation_space.shape)
-        return stacks
 
     def _noisy(self, slots: Array, frames: Array) -> Array:
         """What the policy gets to see of clean frames (m, ...)."""

@@ -240,6 +240,7 @@ BAD = [
     ("certify RUN --alpha 0.7", ["--alpha", "0.7"]),
     ("certify RUN --alpha nan", ["--alpha", "nan"]),
     ("certify RUN --quantile 1", ["--quantile", "1"]),
+    ("certify RUN --bfloat16", ["--bfloat16"]),
     ("certify RUN --theta 0", ["--theta", "0"]),
     ("certify RUN --crop -1", ["--crop", "-1"]),
     ("certify RUN --crop 1 --crop-samples 0", ["--crop-samples", "0"]),

@@ -452,6 +452,28 @@ def test_a_library_policy_with_moments_is_attacked_through_them(name, tmp_path):
         torch.testing.assert_close(subject.network.critic(torch.from_numpy(x), actions), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_convolutions_in_bfloat16_are_another_policy_of_another_name(tmp_path):
+    policy = jittered(QPolicy((2, 36, 40), 3))
+    run = run_of(policy, tmp_path / "run", "ale-dqn/Pong#frames=2,sigma=0.05")
+    plain, coarse = load(run), load(run, bfloat16=True)
+    x = torch.from_numpy(wave(PICTURES))
+    values, near = plain.network.outputs(x).detach(), coarse.network.outputs(x).detach()
+    assert near.dtype == torch.float32 and not torch.equal(values, near)
+    torch.testing.assert_close(values, near, rtol=0.05, atol=0.05 * float(values.abs().max()))
+    assert np.array_equal(coarse.act(x.numpy()), near.argmax(1).numpy())
+    assert (plain.name, coarse.name) == ("policy_smoothing", "policy_smoothing, bfloat16")
+
+
+@pytest.mark.parametrize("kind", ["vectors", "zip"])
+def test_what_has_no_convolutions_of_ours_is_not_run_in_bfloat16(kind, tmp_path):
+    path = run_of(jittered(QPolicy((5,), 3, (16,))), tmp_path / "run", "Some-v0")
+    if kind == "zip":
+        path = tmp_path / "model.zip"
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="--bfloat16"):
+        load(path, bfloat16=True)
+
+
 def test_a_stochastic_run_is_certified_as_it_is_evaluated(tmp_path):
     policy = actor_critic(None)
     policy.arguments["stochastic"] = policy.stochastic = True
