@@ -117,8 +117,8 @@ def spelt(number: float) -> str:
 class SmoothedSlots:
     """n copies whose observations are stacks of noisy frames.
 
-    `seen` (rows, ...) is what the policy sees of all of them, and changes with every step; rows beyond the n-th, if more
-    were asked for, stay 0. `advance` is a step that copies no observation.
+    `seen` (rows, ...) is what the policy sees of all of them, and changes with every step; rows beyond the n-th, if
+    there are more, stay 0. `advance` is a step that copies no observation.
 
     `perturb`, if set, is the attacker: given the copies and their clean frames (m, ...) it says what to add to them.
     It is asked before the noise of these frames is drawn.
