@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from rlsuite.errors import UserError
 from rlsuite.harness.smoothing import SmoothedSlots
 
 Array = np.ndarray
+REACHED = 0.05  # of the range of actions: so near to its end is at its end
 
 
 class Attacker:
@@ -226,12 +228,13 @@ class QAttack(Attacker):
 
 
 class ActorAttack(Attacker):
-    """Against continuous actions: down what the critic thinks of the action, or away from the unattacked one.
+    """Against continuous actions: down what the critic thinks of the action, or, without one, to the opposite end.
 
-    What is added has a price, and all that is left of the budget may be spent at once.
+    What is added has a price, and all that is left of the budget may be spent at once; but where the opposite end of
+    the actions' range is reached, no more is.
 
     Args:
-        outputs: the mean actions of observations
+        outputs: the mean actions of observations, not clipped, because there is no way out where they are
         critic: values (P,) of observations and actions, or None
         price: of the squared norm
     """
@@ -256,17 +259,28 @@ class ActorAttack(Attacker):
         owners, noise, clean = torch.arange(len(slots)), self.noise(self.samples), torch.from_numpy(frames)
         budget = torch.from_numpy(np.sqrt(np.maximum(self.left[slots], 0.0))).float()
         observations = torch.from_numpy(self.clean[slots]).reshape(len(slots), *self.envs.observation_space.shape)
+        space = self.envs.action_space
+        assert isinstance(space, gym.spaces.Box)
         with torch.no_grad():
             usual = self.expected(self.outputs, slots, clean, owners, noise)
+        low, high = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        opposite = torch.where(usual > (low + high) / 2, low, high)
         x = clean + 1e-3 * torch.from_numpy(self.rng.standard_normal(frames.shape, np.float32))
         x = onto_ball(x, clean, budget)
         for _ in range(self.iterations):
             x = x.requires_grad_()
             actions = self.expected(self.outputs, slots, x, owners, noise)
-            good = -(actions - usual).square().sum(1) if self.critic is None else self.critic(observations, actions)
+            if self.critic is None:
+                good = (actions - opposite).square().sum(1)
+                there = ((actions.clamp(low, high) - opposite).abs() <= REACHED * (high - low)).all(1)
+            else:
+                good, there = self.critic(observations, actions), torch.zeros(len(x), dtype=torch.bool)
             loss = (good + self.price * (x - clean).flatten(1).square().sum(1)).sum()
             (slope,) = torch.autograd.grad(loss, x)
-            x = onto_ball(x.detach() - self.step * unit(slope), clean, budget)
+            x = x.detach()
+            x = torch.where(spread(there, x), x, onto_ball(x - self.step * unit(slope), clean, budget))
+            if there.all():
+                break
         return (x - clean).numpy()
 
 

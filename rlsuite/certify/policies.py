@@ -47,14 +47,18 @@ class Network:
     """What of a policy can be differentiated."""
 
     outputs: Outputs
-    """(B, ...) -> action values or logits (B, actions), or continuous actions (B, dims)"""
+    """(B, ...) -> action values or logits (B, actions), or continuous actions (B, dims) before they are clipped"""
     discrete: bool
     critic: Callable[[Tensor, Tensor], Tensor] | None = None
     """what continuous actions were trained with: (B, ...), (B, dims) -> values (B,)"""
+    bounds: tuple[Tensor, Tensor] | None = None
+    """that continuous actions are clipped to"""
 
     @torch.no_grad()
     def act(self, observations: Array) -> Array:
         y = self.outputs(torch.as_tensor(observations, dtype=torch.float32)).numpy()
+        if self.bounds is not None:
+            y = y.clip(*(bound.numpy() for bound in self.bounds))
         actions: Array = y.argmax(1) if self.discrete else y
         return actions
 
@@ -248,9 +252,7 @@ def infer(
             hidden = store.layers("mlp_extractor.policy_net")
             raw = chain(store.convolutions(own), [*hidden, store.layer("action_net")], chosen or torch.tanh)
             store.finish(*passive)
-            if low is None:
-                return Network(raw, True)
-            return Network(lambda x: raw(x).clamp(torch.tensor(low), torch.tensor(high)), False)
+            return Network(raw, low is None, None, None if low is None else (torch.tensor(low), torch.tensor(high)))
         if store.any("q_net.") and low is None:
             values = chain(
                 store.convolutions("q_net.features_extractor"), store.layers("q_net.q_net"), chosen or functional.relu

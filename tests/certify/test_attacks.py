@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -357,28 +358,46 @@ def test_gradient_ascent_also_finds_the_way_where_values_are_far_apart():
     np.testing.assert_allclose(added[far] @ [0.6, 0.8], -np.sign(margin[far]) * 0.1, rtol=1e-3)
 
 
+class Driving(Wandering):
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+
+def actor_attack(network, scale=0.5, budget=0.3):
+    """Actions (30,) as they are and under the attack, and what was added."""
+    envs = SmoothedSlots(Driving(30), 30, View())
+    frames = scale * envs.slots.reset(np.arange(30), range(30))
+    attacker = Plan("actor", budget, samples=1)(Subject("x", network.act, network))(envs)
+    attacker.clean[:, -1] = frames
+    added = attacker.choose(np.arange(30), frames)
+    return *(network.act(x)[:, 0] for x in (frames, frames + added)), added
+
+
 def test_an_actor_is_led_where_its_critic_sees_least():
-    """Or, without one, away from what it would have done."""
     low_is_bad = Network(lambda x: x.sum(1, keepdim=True).tanh(), False, lambda x, a: a.squeeze(1))
-    away = Network(lambda x: x.sum(1, keepdim=True).tanh(), False)
-    envs = SmoothedSlots(Wandering(30), 30, View())
-    frames = 0.5 * envs.slots.reset(np.arange(30), range(30))
-    for network in (low_is_bad, away):
-        attacker = Plan("actor", 0.3, samples=1)(Subject("x", network.act, network))(envs)
-        attacker.clean[:, -1] = frames
-        added = attacker.choose(np.arange(30), frames)
-        usual, other = (network.act(x)[:, 0] for x in (frames, frames + added))
-        np.testing.assert_allclose(np.linalg.norm(added, axis=1), 0.3, rtol=0.02)
-        if network is low_is_bad:
-            assert (other < usual).all()
-        else:
-            reach = 0.3 * 2**0.5  # of the sum
-            ways = np.abs([np.tanh(frames.sum(1) + way) - usual for way in (-reach, reach)])
-            assert (np.abs(other - usual) > 0.9 * ways.min(0)).all()
+    usual, other, added = actor_attack(low_is_bad)
+    assert (other < usual).all()
+    np.testing.assert_allclose(np.linalg.norm(added, axis=1), 0.3, rtol=0.02)
+
+
+@pytest.mark.parametrize(("steep", "budget"), [(1.0, 0.9), (100.0, 0.3)])
+def test_without_a_critic_an_actor_is_led_to_the_other_end_and_no_further(steep, budget):
+    """Also where actions are far outside of their range, and clipped."""
+    ends = torch.tensor([-1.0]), torch.tensor([1.0])
+    raw = Network(lambda x: steep * x.sum(1, keepdim=True), False)
+    clipped = replace(raw, bounds=ends)
+    (usual, other, added), (acted, led, _) = (actor_attack(network, budget=budget) for network in (raw, clipped))
+    costs, reach = np.linalg.norm(added, axis=1), budget * 2**0.5 * steep  # the steepest way is along both numbers
+    way = np.where(usual > 0, usual + 1, 1 - usual)  # to the other end
+    near, far = way < 0.9 * reach, way > reach + 0.11  # a twentieth of the range before the end is at the end
+    assert near.any() and far.any()
+    np.testing.assert_allclose((usual - other)[far] * np.sign(usual)[far], reach, rtol=0.02)
+    np.testing.assert_allclose(costs[far], budget, rtol=0.02)
+    np.testing.assert_allclose(led[near], -np.sign(acted[near]), atol=0.1)
+    assert (costs[near] < 0.99 * budget).all()
 
 
 def test_a_price_keeps_an_actor_attack_cheap():
-    envs = SmoothedSlots(Wandering(10), 10, View())
+    envs = SmoothedSlots(Driving(10), 10, View())
     network = Network(lambda x: 0.1 * x.sum(1, keepdim=True), False, lambda x, a: a.squeeze(1))
     frames = envs.slots.reset(np.arange(10), range(10))
     sizes = []
