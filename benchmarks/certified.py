@@ -165,6 +165,10 @@ def linear(name: str, folder: Path) -> Path:
     return folder / "policy.npz"
 
 
+def finished(run: Path) -> bool:
+    return (run / "status.json").exists() and read_json(run / "status.json")["status"] == "finished"
+
+
 def measure(name: str, out: Path, jobs: int, episodes: int) -> None:
     """Everything that is asked of one table's policies."""
     asked = EXPERIMENTS[name]
@@ -174,7 +178,7 @@ def measure(name: str, out: Path, jobs: int, episodes: int) -> None:
                 about = {"experiment": name, "run_id": f"linear {rule}", "seed": rule}
                 certify(about, linear(rule, Path(folder)), env, asked, out, jobs)
         return
-    runs = [run for run in sorted((ROOT / f"certified_{name}/cells").glob("*")) if (run / "policy.npz").exists()]
+    runs = [run for run in sorted((ROOT / f"certified_{name}/cells").glob("*")) if finished(run)]
     for run in runs:
         facts = read_json(run / "manifest.json")
         about = {"experiment": name, "run_id": facts["run_id"], "seed": facts["seed"]}
