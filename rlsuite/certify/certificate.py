@@ -16,7 +16,7 @@ import torch
 from rlsuite.algorithms.policy_smoothing import Band, band, certified_budget, whole_budget
 from rlsuite.certify import crop
 from rlsuite.certify.play import Played, make_view, play
-from rlsuite.certify.policies import Subject, load
+from rlsuite.certify.policies import Subject, file_of, load
 from rlsuite.errors import UserError
 from rlsuite.harness.environments import is_atari
 from rlsuite.harness.manifest import code_version, cpu_class
@@ -169,7 +169,9 @@ def play_all(
     """The same in several processes, each with its share of the seeds; how many there are changes no number.
 
     An attacker draws his numbers for all that play at a time, so that who plays together must not depend on `jobs`.
+    UserError if the policy's file changes meanwhile, as that of a run does which is still training.
     """
+    before = file_of(path)
     together = TOGETHER[is_atari(env_id.partition("#")[0])]
     shares = -(-len(seeds) // together) if attack else min(jobs, len(seeds))
     parts = [
@@ -180,6 +182,8 @@ def play_all(
     else:
         with ProcessPoolExecutor(min(jobs, shares), mp_context=get_context("spawn")) as pool:
             played = list(pool.map(play_policy, *zip(*parts, strict=True)))
+    if file_of(path) != before:
+        raise UserError(f"{before[0]} changed while it was played; wait until its run is finished.")
     return Played(*(np.concatenate([getattr(part, name) for part in played]) for name in Played.__dataclass_fields__))
 
 

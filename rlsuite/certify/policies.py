@@ -84,17 +84,23 @@ def load(path: Path, trust_pickle: bool = False, bfloat16: bool = False) -> Subj
 
     UserError if there is none, none that can be read, or, for bfloat16, none of the suite's that has convolutions.
     """
+    path, digest = file_of(path)
+    if bfloat16 and path.suffix == ".zip":
+        raise UserError(f"{path} is a model of Stable-Baselines3, which is not run in bfloat16; leave --bfloat16 out.")
+    subject = from_zip(path, trust_pickle) if path.suffix == ".zip" else from_run(path, bfloat16)
+    subject.digest = digest
+    return subject
+
+
+def file_of(path: Path) -> tuple[Path, str]:
+    """The file of the policy at `path`, and its SHA-256; UserError if there is none."""
     if path.is_dir():
         path = path / "policy.npz"
     if not path.exists():
         raise UserError(
             f"there is no policy at {path}; name a run directory, its policy.npz, or a Stable-Baselines3 zip."
         )
-    if bfloat16 and path.suffix == ".zip":
-        raise UserError(f"{path} is a model of Stable-Baselines3, which is not run in bfloat16; leave --bfloat16 out.")
-    subject = from_zip(path, trust_pickle) if path.suffix == ".zip" else from_run(path, bfloat16)
-    subject.digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return subject
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def from_run(path: Path, bfloat16: bool = False) -> Subject:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from rlsuite.algorithms.policy_smoothing import band, shift
-from rlsuite.certify import crop, report
+from rlsuite.certify import certificate, crop, report
 from rlsuite.certify.certificate import (
     COLUMNS,
     Question,
     budgets_of,
     certify,
     numbers_of,
+    play_all,
     play_policy,
     range_of,
     seeds_of,
@@ -218,6 +219,20 @@ def test_an_environment_of_another_module_says_how_long_its_episodes_are():
 def test_episodes_that_nobody_says_how_long_they_are_need_steps():
     with pytest.raises(UserError, match="steps="):
         steps_of("ale-machado/Pong#sigma=0.1")
+
+
+def test_a_policy_that_changes_while_it_is_played_is_noticed(run, monkeypatch):
+    def play_and_change(path, *rest):
+        played = play_policy(path, *rest)
+        steady(path.parent / "other", LOOSE)
+        (path.parent / "other" / "policy.npz").replace(path / "policy.npz")
+        return played
+
+    seeds = seeds_of(STEADY[0], 3)
+    assert len(play_all(run, STEADY[0], seeds).returns) == 3
+    monkeypatch.setattr(certificate, "play_policy", play_and_change)
+    with pytest.raises(UserError, match=r"policy\.npz changed while it was played"):
+        play_all(run, STEADY[0], seeds)
 
 
 def test_certified_episodes_are_no_training_or_evaluation_episodes():
