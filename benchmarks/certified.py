@@ -5,6 +5,7 @@ Goes on where it was stopped: what stands in the files is not done again.
     rlsuite bench benchmarks/certified_cartpole.toml --jobs 4
     rlsuite bench benchmarks/certified_mountain_car.toml --jobs 4
     rlsuite bench benchmarks/certified_freeway.toml
+    rlsuite bench benchmarks/certified_pong.toml
     python benchmarks/certified.py --jobs 4
 """
 
@@ -76,6 +77,7 @@ EXPERIMENTS = {
     ),
     "mountain_car": Experiment(score="success", attack="actor", attacked=(0.5, 1.0, 2.0, 4.0), seeds=1, samples=16),
     "freeway": Experiment(grid(0, 0.4, 0.02), episodes=2000, at=(1.0,)),
+    "pong": Experiment(grid(0, 0.4, 0.02), episodes=2000, at=(1.0,)),
 }
 # Rule K acts 1 where K . mean(last frames) > 0; with the noise that it is made for, and its certified mean at some
 # budgets, as another implementation found it.
@@ -246,7 +248,7 @@ def draw_cartpole(certificates: pd.DataFrame, attacks: pd.DataFrame, path: Path)
 
 
 def draw_others(certificates: pd.DataFrame, attacks: pd.DataFrame, path: Path) -> None:
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, panels = plt.subplots(1, 4, figsize=(16, 4.2), layout="constrained")
     for axes, sigma in zip(panels, (0.2, 0.4), strict=False):
         rows = certificates[certificates["experiment"] == "mountain_car"]
         curves(axes, rows[rows["sigma"].astype(float) == sigma])
@@ -254,11 +256,16 @@ def draw_others(certificates: pd.DataFrame, attacks: pd.DataFrame, path: Path) -
         finish(axes, f"Mountain Car, noise of {sigma:g}", 1.03)
     panels[0].set_ylabel("success rate")
     panels[0].legend(frameon=False, fontsize=8)
-    freeway = certificates[certificates["experiment"] == "freeway"]
-    curves(panels[2], freeway)
-    panels[2].plot(0, freeway["clean"].iloc[0], color=WARM, marker="D", ms=6, ls="", label="clean mean", clip_on=False)
-    finish(panels[2], "Freeway, noise of 0.05", 1.1 * freeway["clean"].max())
-    panels[2].set_ylabel("crossings in 250 steps")
+    for axes, name, kind, title, unit in (
+        (panels[2], "freeway", "mean >=", "Freeway", "crossings in 250 steps"),
+        (panels[3], "pong", "P(score >= level) >=", "Pong, one round", "probability to win"),
+    ):
+        rows = certificates[certificates["experiment"] == name]
+        curves(axes, rows, kind)
+        clean = rows["clean"].iloc[0] if name == "freeway" else (rows["clean"].iloc[0] + 1) / 2
+        axes.plot(0, clean, color=WARM, marker="D", ms=6, ls="", label="clean mean", clip_on=False)
+        finish(axes, f"{title}, noise of 0.05", 1.15 * clean)
+        axes.set_ylabel(unit)
     panels[2].legend(frameon=False, fontsize=8)
     figure.suptitle("What is guaranteed (lines, confidence 95 %), and what an attack achieves (marks)")
     figure.savefig(path, dpi=130)
@@ -279,7 +286,7 @@ def main() -> None:
     certificates, attacks = map(pd.read_csv, paths)
     attacks["sigma"] = attacks["env"].str.extract(r"sigma=([\d.]+)")[0].astype(float).fillna(0.0)
     draw_cartpole(certificates, attacks, args.out / "cartpole.png")
-    if {"mountain_car", "freeway"} <= set(certificates["experiment"]):
+    if {"mountain_car", "freeway", "pong"} <= set(certificates["experiment"]):
         draw_others(certificates, attacks, args.out / "others.png")
     bounds = certificates[certificates["kind"] == "mean >="]
     table = bounds.pivot_table("bound", ["experiment", "env", "seed"], "budget")
