@@ -38,6 +38,11 @@ def protocol(ok: pd.DataFrame, task_metrics: dict[str, str], units: dict[str, st
             f"Atari, preset {' and '.join(presets)}: an environment step is one action of the agent, held for 4 frames "
             "(frames = 4 \N{MULTIPLICATION SIGN} steps); returns are raw scores at game over."
         )
+    if ok["env"].str.contains("#", regex=False).any():
+        lines.append(
+            "Behind the # of a task stands what a policy sees of it: the last frames, each with Gaussian noise of this "
+            "standard deviation, and where an episode ends earlier than it would."
+        )
     episodes = _listed(final.groupby(RUN).size())
     modes = " or ".join(sorted(final["policy_mode"].unique()))
     updates = _positions(final.groupby(RUN)[["update"]].first().reset_index(), units)
