@@ -242,7 +242,7 @@ def draw_cartpole(certificates: pd.DataFrame, attacks: pd.DataFrame, path: Path)
         finish(axes, f"DQN trained under noise of {sigma:g}", 205)
     panels[0].set_ylabel("mean return, at most 200")
     panels[0].legend(frameon=False, fontsize=8, loc="lower left")
-    panels[1].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower right", ncols=6, frameon=False, fontsize=8)
     figure.suptitle("CartPole: what is guaranteed (lines, confidence 95 %), and what an attack achieves (marks)")
     figure.savefig(path, dpi=130)
 
