@@ -13,6 +13,7 @@ is said of the paper's on Mountain Car.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +32,7 @@ Array = np.ndarray
 REACHED = 0.05  # of the range of actions: so near to its end is at its end
 
 
-class Attacker:
+class Attacker(ABC):
     """Keeps the budgets and the clean frames of n copies; a subclass says what to add.
 
     Args:
@@ -76,8 +77,9 @@ class Attacker:
         self.fresh[slots] = False
         return added
 
+    @abstractmethod
     def choose(self, slots: Array, frames: Array) -> Array:
-        raise NotImplementedError
+        """What to add to the clean frames (m, ...), which `perturb` cuts to what is left of the budget."""
 
     def seen_with(self, slots: Array, frames: Tensor, owners: Tensor) -> Tensor:
         """The observations (P, ...) if the newest frames of copies `slots[owners]` were these (P, ...), without noise.
