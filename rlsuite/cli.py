@@ -98,6 +98,7 @@ def limit_threads(threads: Any) -> None:
 
 def build_parser() -> Parser:
     import rlsuite.bench.cli
+    import rlsuite.bench.compare_cli
     import rlsuite.bench.report_cli
     import rlsuite.certify.cli
     import rlsuite.data.cli
@@ -133,6 +134,7 @@ def build_parser() -> Parser:
     rlsuite.certify.cli.add_parsers(commands)
     rlsuite.bench.cli.add_parser(commands)
     rlsuite.bench.report_cli.add_parser(commands)
+    rlsuite.bench.compare_cli.add_parser(commands)
     rlsuite.data.cli.add_parser(commands)
     return parser
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,11 @@ import pandas as pd
 from rlsuite.bench import statistics
 from rlsuite.bench.statistics import Interval
 from rlsuite.bench.units import unit_of
-from rlsuite.errors import UserError
+from rlsuite.errors import UserError, nearest
 
+METRICS = ("score", "return", "auc")
 # What must be one value, or numbers that do not measure the same thing would be averaged or compared.
-_ONE_VALUE = {
+ONE_VALUE = {
     "dataset_hash": "data sets with different content",
     "env": "environments",
     "score_reference": "score references",
@@ -82,6 +83,21 @@ class Cell:
         return statistics.student_t(values) if len(values) else None
 
 
+def check_metric(metric: str | None, until: int | None) -> None:
+    """Raises UserError for an unknown metric, and for a cut that is none of learning curves."""
+    if metric is not None and metric not in METRICS:
+        raise UserError(f"there is no metric {metric!r}; {nearest(metric, METRICS)}")
+    if until is not None and (metric != "auc" or until < 1):
+        raise UserError(f"--until {until} cuts learning curves at a position from 1 on, for --metric auc; add that.")
+
+
+def in_order(names: Iterable[str], first: Sequence[str]) -> tuple[str, ...]:
+    """The distinct `names`: those in `first` in its order, then the others, sorted."""
+    present = sorted(set(names))
+    leading = [name for name in dict.fromkeys(first) if name in present]
+    return *leading, *(name for name in present if name not in leading)
+
+
 def check_comparable(ok: pd.DataFrame) -> None:
     """Refuse rows that must not be averaged or put side by side.
 
@@ -89,7 +105,7 @@ def check_comparable(ok: pd.DataFrame) -> None:
     each seed of a cell one run; all runs of a cell one final update and one number of final episodes.
     """
     for task, rows in ok.groupby("task", sort=True):
-        for column, what in _ONE_VALUE.items():
+        for column, what in ONE_VALUE.items():
             _one(rows, column, f"{task} mixes {what}")
         for phase, part in rows.groupby("phase", sort=True):
             _one(part, "protocol", f"{task} mixes {phase} protocols")

@@ -144,7 +144,7 @@ def _cells(summary: Summary, task: str, axes: Axes) -> None:
             alpha=0.55,
             color=tint,
         )
-        _bar(axes, row, interval, tint, _marker(summary, algorithm))
+        bar(axes, row, interval, tint, _marker(summary, algorithm))
     _algorithm_rows(axes, summary)
     axes.set_xlabel(f"{_unit(summary, task)}: mean, 95 % t-interval, single runs")
 
@@ -154,7 +154,7 @@ def _aggregate(summary: Summary, aggregate: Aggregate, axes: Axes) -> None:
     for row, algorithm in enumerate(summary.algorithms):
         interval = aggregate.values.get(algorithm)
         if interval is not None:
-            _bar(axes, row, interval, colour(summary, algorithm), _marker(summary, algorithm))
+            bar(axes, row, interval, colour(summary, algorithm), _marker(summary, algorithm))
         else:
             why = "baseline" if improvement and algorithm == summary.baseline else "not every task has a finished run"
             axes.text(0.02, row, why, va="center", style="italic", transform=axes.get_yaxis_transform())
@@ -167,7 +167,8 @@ def _aggregate(summary: Summary, aggregate: Aggregate, axes: Axes) -> None:
         axes.set_xlabel(f"{words(summary.metric)}, 95 % stratified bootstrap interval")
 
 
-def _bar(axes: Axes, row: float, interval: Interval, tint: str, marker: str) -> None:
+def bar(axes: Axes, row: float, interval: Interval, tint: str, marker: str) -> None:
+    """An interval and its value on a line of their own."""
     if np.isfinite(interval.low):
         axes.plot(
             [interval.low, interval.high],
@@ -209,7 +210,8 @@ def _unit(summary: Summary, task: str) -> str:
 
 
 @contextmanager
-def _style(ink: str) -> Iterator[None]:
+def style(ink: str) -> Iterator[None]:
+    """Draw as all pictures are drawn, with lines and letters of this colour."""
     inked = (
         "text.color",
         "axes.labelcolor",
@@ -219,17 +221,17 @@ def _style(ink: str) -> Iterator[None]:
         "ytick.color",
         "grid.color",
     )
-    style: Any = _STYLE | dict.fromkeys(inked, ink)
-    with mpl.rc_context(style):
+    settings: Any = _STYLE | dict.fromkeys(inked, ink)
+    with mpl.rc_context(settings):
         yield
 
 
-def png(summary: Summary, panels: Sequence[Panel], title: str, legend: bool) -> bytes:
-    """All panels in one picture on white, with a legend of the algorithms where `legend`."""
+def png(panels: Sequence[Panel], title: str, legend: Sequence[Line2D] = ()) -> bytes:
+    """All panels in one picture on white, above a legend of these handles."""
     columns = min(len(panels), 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3)
     lines = -(-len(panels) // columns)
     height = max((_height(panel) for panel in panels), default=3.0)
-    with _style(INK):
+    with style(INK):
         width = max(4.9 * columns, 6.4)
         figure = Figure(figsize=(width, height * lines + 0.8), dpi=160, facecolor="white")
         layout: Any = figure.get_layout_engine()
@@ -241,9 +243,8 @@ def png(summary: Summary, panels: Sequence[Panel], title: str, legend: bool) -> 
             panel.draw(axes)
             axes.set_title(panel.title)
         if legend:
-            handles = _handles(summary)
-            columns = math.ceil(len(handles) / math.ceil(len(handles) / 6))  # rows of like length
-            figure.legend(handles=handles, loc="outside lower left", ncols=columns, frameon=False)
+            columns = math.ceil(len(legend) / math.ceil(len(legend) / 6))  # rows of like length
+            figure.legend(handles=list(legend), loc="outside lower left", ncols=columns, frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -251,7 +252,7 @@ def png(summary: Summary, panels: Sequence[Panel], title: str, legend: bool) -> 
 
 def svg(panel: Panel, name: str) -> str:
     """One panel as an `<svg>` element that takes text colour and font from the page. `name` keeps its ids unique."""
-    with _style(_CURRENT):
+    with style(_CURRENT):
         figure = Figure(figsize=(4.4, _height(panel)))
         panel.draw(figure.add_subplot())
         buffer = io.StringIO()
@@ -271,7 +272,8 @@ def _height(panel: Panel) -> float:
     return max(2.6, 1.25 + 0.42 * panel.rows) if panel.rows else 2.9
 
 
-def _handles(summary: Summary) -> list[Line2D]:
+def handles(summary: Summary) -> list[Line2D]:
+    """A legend of the algorithms."""
     return [
         Line2D([], [], color=colour(summary, a), marker=_marker(summary, a), lw=1.8, ms=5, label=a)
         for a in summary.algorithms

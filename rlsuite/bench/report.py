@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,13 @@ from rlsuite.bench.text import (
     FAILED,
     FEW,
     MINUS,
+    aligned,
     cell_marks,
+    decimal,
     failure_line,
     leaders,
+    markdown_table,
+    markdown_text,
     plus_minus,
     range_of,
     with_spread,
@@ -37,7 +39,6 @@ from rlsuite.bench.text import (
 )
 from rlsuite.bench.units import singular
 from rlsuite.data.files import read_json, write_atomic
-from rlsuite.errors import UserError
 
 FILES = ("table.md", "table.tex", "table.csv", "curves.png", "intervals.png", "report.html")
 
@@ -73,16 +74,10 @@ def build(
     not measure the same thing would be averaged; nothing is written then.
     """
     results = Path(results)
-    if not results.is_dir():
-        raise UserError(f"there is no results folder {results}; give the one that `rlsuite bench` wrote.")
-    if not (results / rows.ROWS_FILE).exists():
-        if not rows.has_cells(results):
-            raise UserError(f"{results} holds neither {rows.ROWS_FILE} nor cells; run `rlsuite bench` with it first.")
-        rows.collect(results)
-    manifest = read_json(results / "manifest.json")
-    algorithms, tasks = _order(manifest)
+    stored = rows.of_results(results)
+    algorithms, tasks = rows.table_order(results)
     summary = summarise(
-        rows.read(results / rows.ROWS_FILE),
+        stored,
         algorithms=algorithms,
         tasks=tasks,
         baseline=baseline,
@@ -91,6 +86,7 @@ def build(
         resamples=resamples,
         seed=seed,
     )
+    manifest = read_json(results / "manifest.json")
     summary = replace(summary, provenance=summary.provenance | _provenance(manifest, summary.provenance))
     title = str(manifest.get("title") or manifest.get("name") or results.resolve().name)
 
@@ -101,12 +97,14 @@ def build(
     }
     curves = plots.curve_panels(summary)
     if curves:
-        contents["curves.png"] = plots.png(summary, curves, f"{title}: learning curves", legend=True)
+        contents["curves.png"] = plots.png(curves, f"{title}: learning curves", plots.handles(summary))
     panels = plots.interval_panels(summary)
     what = "final checkpoints"
     if summary.metric == "auc":
         what = "average returns" + (f" up to {summary.until:,} {summary.unit}" if summary.until else "")
-    contents["intervals.png"] = plots.png(summary, panels, f"{title}: {what}", legend=bool(summary.profiles))
+    contents["intervals.png"] = plots.png(
+        panels, f"{title}: {what}", plots.handles(summary) if summary.profiles else ()
+    )
     contents["report.html"] = html.page(summary, title).encode()
     for name in FILES:
         if name in contents:
@@ -114,12 +112,6 @@ def build(
         else:  # a picture of rows that are no longer there
             (results / name).unlink(missing_ok=True)
     return Report(title, summary, tuple(results / name for name in FILES if name in contents))
-
-
-def _order(manifest: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Algorithms and tasks in the order in which the table names them."""
-    cells = [entry for entry in manifest.get("cells") or [] if isinstance(entry, dict)]
-    return [str(cell.get("algorithm")) for cell in cells], [str(cell.get("task")) for cell in cells]
 
 
 def _provenance(manifest: dict[str, Any], known: Mapping[str, str]) -> dict[str, str]:
@@ -149,14 +141,14 @@ def markdown(summary: Summary, title: str) -> str:
     lines += [f"- {line}" for line in summary.protocol]
     if summary.failures:
         lines += ["", f"**{failure_line(summary)}**"]
-    lines += [f"\n**Warning:** {_md(warning)}" for warning in summary.warnings]
-    lines += ["", *_md_table(["task", *summary.algorithms], _main_rows(summary, _md_cell, _md))]
+    lines += [f"\n**Warning:** {markdown_text(warning)}" for warning in summary.warnings]
+    lines += ["", *markdown_table(["task", *summary.algorithms], _main_rows(summary, _md_cell, markdown_text))]
     if summary.metric != "return":
         lines += [
             "",
             "## Raw returns" if summary.metric == "score" else "## Returns of the final checkpoints",
             "",
-            *_md_table(["task", *summary.algorithms], _return_rows(summary, _md)),
+            *markdown_table(["task", *summary.algorithms], _return_rows(summary, markdown_text)),
         ]
     if summary.published:
         kinds = {"score" if p.metric == "score" else words(p.metric) for p in summary.published}
@@ -188,7 +180,7 @@ def markdown(summary: Summary, title: str) -> str:
             ]
             for p in summary.published
         ]
-        lines += _md_table(header, [[_md(value) for value in row] for row in body])
+        lines += markdown_table(header, [[markdown_text(value) for value in row] for row in body])
     if "curves" in _pictures(summary):
         lines += ["", "![learning curves](curves.png)"]
     lines += ["", "![intervals](intervals.png)"]
@@ -206,22 +198,14 @@ def markdown(summary: Summary, title: str) -> str:
             ]
             for f in summary.failures
         ]
-        lines += _md_table(header, [[_md(value) for value in row] for row in body])
-    lines += ["", *(f"{_md(note)}\n" for note in summary.notes)]
+        lines += markdown_table(header, [[markdown_text(value) for value in row] for row in body])
+    lines += ["", *(f"{markdown_text(note)}\n" for note in summary.notes)]
     lines += [
         "## Provenance",
         "",
-        *(f"- {name}: {_md(value)}" for name, value in summary.provenance.items()),
+        *(f"- {name}: {markdown_text(value)}" for name, value in summary.provenance.items()),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _md_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)]
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([|\\`*<>])", r"\\\1", text)
 
 
 def _md_cell(summary: Summary, cell: Cell) -> str:
@@ -396,7 +380,7 @@ def _csv_rows(summary: Summary) -> Iterator[list[str]]:
                 aggregate.help,
             ]
     for p in summary.published:
-        numbers = [_decimal(p.mean), "", "", _decimal(p.spread)]
+        numbers = [decimal(p.mean), "", "", decimal(p.spread)]
         note = f"{p.label}; {p.original}; differs: {p.differs}; source: {p.source}"
         yield [
             "published",
@@ -416,12 +400,7 @@ def _csv_rows(summary: Summary) -> Iterator[list[str]]:
 def _csv_numbers(interval: statistics.Interval | None) -> list[str]:
     if interval is None:
         return [""] * 4
-    return [_decimal(x) for x in (interval.value, interval.low, interval.high, interval.half_width)]
-
-
-def _decimal(value: float) -> str:
-    """Six decimals: the digits after them may depend on the processor, and a report must not."""
-    return "" if math.isnan(value) else f"{value:.6f}"
+    return [decimal(x) for x in (interval.value, interval.low, interval.high, interval.half_width)]
 
 
 # ---- terminal ------------------------------------------------------------------------------------
@@ -436,11 +415,7 @@ def print_table(report: Report, console: Console | None = None) -> None:
         _print_rich(console, report, body)
         return
     header = ["task", *summary.algorithms]
-    widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
-    out = [report.title, ""]
-    for row in (header, ["-" * width for width in widths], *body):
-        aligned = (v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True)))
-        out.append("  ".join(aligned).rstrip())
+    out = [report.title, "", *aligned(header, body)]
     out += ["", *summary.protocol, *summary.notes]
     out += [f"warning: {warning}" for warning in summary.warnings]
     if summary.failures:

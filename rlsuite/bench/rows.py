@@ -97,6 +97,27 @@ def has_cells(results: Path) -> bool:
     return all((root / name).is_dir() for name in listed) if listed else any(root.glob("[!.]*"))
 
 
+def table_order(results: Path) -> tuple[list[str], list[str]]:
+    """Algorithms and tasks in the order in which the table of a results folder names them, with repetitions."""
+    entries = read_json(results / "manifest.json").get("cells") or []
+    cells = [entry for entry in entries if isinstance(entry, dict)]
+    return [str(cell.get("algorithm")) for cell in cells], [str(cell.get("task")) for cell in cells]
+
+
+def of_results(results: Path) -> pd.DataFrame:
+    """All rows of a results folder; its `rows.csv` is collected from the cells if it is missing.
+
+    Raises UserError if there are neither, or where a row is incomplete.
+    """
+    if not results.is_dir():
+        raise UserError(f"there is no results folder {results}; give the one that `rlsuite bench` wrote.")
+    if not (results / ROWS_FILE).exists():
+        if not has_cells(results):
+            raise UserError(f"{results} holds neither {ROWS_FILE} nor cells; run `rlsuite bench` with it first.")
+        collect(results)
+    return read(results / ROWS_FILE)
+
+
 def cell_rows(cell: Path) -> list[Row]:
     """The rows of one run directory: its evaluation episodes if it finished, else the single row of its failure."""
     status = read_json(cell / "status.json")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,8 +17,10 @@ from rlsuite.bench.cells import (
     Curve,
     Failure,
     check_comparable,
+    check_metric,
     curve_areas,
     find_failures,
+    in_order,
     make_cell,
     mean_curve,
 )
@@ -28,7 +29,6 @@ from rlsuite.bench.statistics import Interval, Profile
 from rlsuite.bench.units import STEPS, UPDATES, unit_of
 from rlsuite.errors import UserError, nearest
 
-METRICS = ("score", "return", "auc")
 EXPERT_SCORE = 100.0  # the optimality gap counts what is missing to the reference's expert
 PROFILE_POINTS = 101
 
@@ -98,10 +98,7 @@ def summarise(
     run's learning curve of raw returns (`curve_areas`), `until` the position at which that ends. Raises UserError where
     rows of one cell or one task do not measure the same thing, where a run has no such curve, and on bad options.
     """
-    if metric is not None and metric not in METRICS:
-        raise UserError(f"there is no metric {metric!r}; {nearest(metric, METRICS)}")
-    if until is not None and (metric != "auc" or until < 1):
-        raise UserError(f"--until {until} cuts learning curves at a position from 1 on, for --metric auc; add that.")
+    check_metric(metric, until)
     if rows.empty:
         raise UserError("there are no rows to report; run `rlsuite bench` first.")
     if resamples < statistics.MIN_RESAMPLES:
@@ -110,8 +107,8 @@ def summarise(
     units = {str(task): _unit(part) for task, part in rows.groupby("task", sort=True)}
     if metric is None:
         metric = "score" if UPDATES in units.values() or rows["score"].notna().any() else "return"
-    algorithms = _ordered(rows["algorithm"], algorithms)
-    tasks = _ordered(rows["task"], tasks)
+    algorithms = in_order(rows["algorithm"], algorithms)
+    tasks = in_order(rows["task"], tasks)
     if baseline is not None and baseline not in algorithms:
         raise UserError(f"the baseline {baseline!r} has no rows here; {nearest(baseline, algorithms)}")
     baseline = baseline or algorithms[0]
@@ -186,7 +183,7 @@ def _aggregates(
             name,
             help,
             {
-                a: statistics.bootstrap(statistic, complete[a], _stream(seed, name, a), resamples)
+                a: statistics.bootstrap(statistic, complete[a], statistics.stream(seed, name, a), resamples)
                 if a in complete
                 else None
                 for a in algorithms
@@ -210,7 +207,7 @@ def _improvement(
     runs = {a: {t: cells[t, a].values(task_metrics[t]) for t in tasks if cells[t, a].runs} for a in algorithms}
     values = {
         a: statistics.probability_of_improvement_interval(
-            runs[a], runs[baseline], _stream(seed, "improvement", a, baseline), resamples
+            runs[a], runs[baseline], statistics.stream(seed, "improvement", a, baseline), resamples
         )
         if a != baseline and len(runs[a]) == len(runs[baseline]) == len(tasks)
         else None
@@ -227,14 +224,9 @@ def _profiles(complete: dict[str, dict[str, np.ndarray]], resamples: int, seed: 
     margin = 0.05 * (np.ptp(pooled) or 1.0)
     thresholds = np.linspace(pooled.min() - margin, pooled.max() + margin, PROFILE_POINTS)
     return {
-        a: statistics.performance_profile(scores, thresholds, _stream(seed, "profile", a), resamples)
+        a: statistics.performance_profile(scores, thresholds, statistics.stream(seed, "profile", a), resamples)
         for a, scores in complete.items()
     }
-
-
-def _stream(seed: int, *names: str) -> list[int]:
-    """Entropy named by what it is for, so that an interval does not move when another algorithm joins the table."""
-    return [seed, *(zlib.crc32(name.encode()) for name in names)]
 
 
 def _task_metric(task: str, algorithms: Sequence[str], cells: dict[tuple[str, str], Cell], metric: str) -> str:
@@ -245,9 +237,3 @@ def _task_metric(task: str, algorithms: Sequence[str], cells: dict[tuple[str, st
 def _unit(rows: pd.DataFrame) -> str:
     known = rows[rows["env"] != ""]  # not runs that ended before they opened anything
     return unit_of(str(known["dataset"].max())) if len(known) else UPDATES
-
-
-def _ordered(values: pd.Series, first: Sequence[str]) -> tuple[str, ...]:
-    present = sorted(values.unique())
-    leading = [value for value in dict.fromkeys(first) if value in present]
-    return *leading, *(value for value in present if value not in leading)

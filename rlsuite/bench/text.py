@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
+from collections.abc import Sequence
 
 from rlsuite.bench.cells import Cell
 from rlsuite.bench.statistics import Interval
@@ -20,7 +22,7 @@ def number(value: float, metric: str = "score", fine: bool = False) -> str:
 
     `fine`, for the small tasks among the online ones, gives returns below 10 two decimals.
     """
-    return f"{value:,.{_decimals(value, metric, fine)}f}".replace("-", MINUS)
+    return f"{value:,.{decimals(value, metric, fine)}f}".replace("-", MINUS)
 
 
 def plus_minus(interval: Interval, metric: str = "score", fine: bool = False) -> str:
@@ -30,7 +32,7 @@ def plus_minus(interval: Interval, metric: str = "score", fine: bool = False) ->
 
 def with_spread(value: float, spread: float, metric: str = "score", fine: bool = False) -> str:
     """Value ± spread, a dash where that is nan; both with the digits of the value."""
-    text = DASH if math.isnan(spread) else f"{spread:,.{_decimals(value, metric, fine)}f}"
+    text = DASH if math.isnan(spread) else f"{spread:,.{decimals(value, metric, fine)}f}"
     return f"{number(value, metric, fine)} ± {text}"
 
 
@@ -39,10 +41,16 @@ def words(metric: str) -> str:
     return {"score": "normalised score", "return": "return", "auc": "average return"}[metric]
 
 
-def _decimals(value: float, metric: str, fine: bool) -> int:
+def decimals(value: float, metric: str, fine: bool) -> int:
+    """Digits after the point that `number` writes."""
     if metric == "score":
         return 1
     return 0 if abs(value) >= 1000 else 2 if fine and abs(value) < 10 else 1
+
+
+def decimal(value: float) -> str:
+    """Six decimals: the digits after them may depend on the processor, and a stored number must not."""
+    return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def range_of(interval: Interval, digits: int = 1) -> str:
@@ -79,3 +87,24 @@ def failure_line(summary: Summary) -> str:
     listed = ", ".join(f"{count} {status}" for status, count in sorted(kinds.items()))
     are = "has" if len(summary.failures) == 1 else "have"
     return f"{len(summary.failures)} of {summary.planned} runs {are} no score: {listed}."
+
+
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """A table as plain lines; all columns but the first `left` are aligned to the right."""
+    widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
+    rows = [header, ["-" * width for width in widths], *body]
+    padded = [
+        [v.ljust(w) if i < left else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
+    return ["  ".join(row).rstrip() for row in padded]
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of Markdown."""
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)]
+
+
+def markdown_text(text: str) -> str:
+    """Text with what Markdown would read as markup escaped."""
+    return re.sub(r"([|\\`*<>])", r"\\\1", text)
