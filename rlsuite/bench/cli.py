@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rlsuite.errors import UserError
 
 if TYPE_CHECKING:
-    from rlsuite.bench.engine import Outcome, Result
+    from rlsuite.bench.attempt import Outcome
+    from rlsuite.bench.engine import Place, Result
     from rlsuite.bench.table import Table
 
 EPILOG = """\
@@ -32,6 +33,21 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("table", metavar="TABLE.toml", help="the table, such as benchmarks/quick.toml")
     parser.add_argument("--results", metavar="DIR", help="results folder (default: results/NAME-OF-THE-TABLE)")
     parser.add_argument("--jobs", type=_positive(int), metavar="N", help="cells at a time (default: one a core)")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray", "slurm"),
+        default="local",
+        help="where cells run: this machine; the Ray cluster at RAY_ADDRESS, or else the one that runs here; or Slurm. "
+        "Machines of a cluster share the results folder, the data and the Python under the same paths",
+    )
+    parser.add_argument(
+        "--slurm",
+        metavar="KEY=VALUE",
+        type=_option,
+        action="append",
+        default=[],
+        help="with --engine slurm, an option of sbatch, as in --slurm partition=long --slurm time=240 (minutes)",
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -60,12 +76,14 @@ def bench(arguments: argparse.Namespace) -> int:
         raise UserError(f"{results} is a file; choose a folder with --results.")
     if arguments.dry_run:
         return _show(table, results, arguments.only)
+    place = _place(arguments, results)
     try:
         result = runner.run_table(
             table,
             results,
             only=arguments.only,
-            jobs=arguments.jobs or runner.default_jobs(table.cells),
+            place=place,
+            jobs=arguments.jobs,
             timeout=arguments.timeout,
             retry_failed=arguments.retry_failed,
             progress=make_progress(),
@@ -74,7 +92,21 @@ def bench(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # before the first cell was started or after the last one ended
         print(f"Stopped. Continue with: {_invocation()}", file=sys.stderr)
         return 130
+    finally:
+        if place is not None:
+            place.close()
     return _conclude(table, results, result)
+
+
+def _place(arguments: argparse.Namespace, results: Path) -> Place | None:
+    """The cluster that is asked for, None for this machine."""
+    if arguments.slurm and arguments.engine != "slurm":
+        raise UserError("--slurm gives options of sbatch; add --engine slurm.")
+    if arguments.engine == "local":
+        return None
+    from rlsuite.bench.cluster import Cluster, Ray, Slurm
+
+    return Cluster(Ray() if arguments.engine == "ray" else Slurm(results, dict(arguments.slurm)))
 
 
 def _conclude(table: Table, results: Path, result: Result) -> int:
@@ -140,6 +172,13 @@ def _show(table: Table, results: Path, only: list[str]) -> int:
         print("  ".join([*(part.ljust(width) for part, width in zip(line[:4], widths, strict=True)), line[4]]))
     print(f"{len(lines)} cells, {due} to run, in {results}")
     return 0
+
+
+def _option(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    return key.removeprefix("--").replace("-", "_"), value
 
 
 def _positive(kind: type) -> Any:

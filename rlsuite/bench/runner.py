@@ -9,15 +9,15 @@ import fnmatch
 import json
 import os
 import platform
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlsuite.bench import rows
-from rlsuite.bench.engine import Command, Engine, Outcome, Result, is_due, is_locked, outcome_of, peek, train_command
+from rlsuite.bench.attempt import Outcome, is_locked, peek
+from rlsuite.bench.engine import Command, Engine, Place, Result, folder_of, is_due, outcome_of, train_command
 from rlsuite.bench.progress import Progress
 from rlsuite.bench.table import Cell, Table
 from rlsuite.data.files import write_atomic
@@ -50,7 +50,8 @@ def run_table(
     results: Path,
     *,
     only: Sequence[str] = (),
-    jobs: int = 1,
+    place: Place | None = None,
+    jobs: int | None = None,
     timeout: float | None = None,
     retry_failed: bool = False,
     command: Command = train_command,
@@ -70,8 +71,8 @@ def run_table(
         (prepare or check_inputs)(due, table.base)
     describe(table, results, invocation, running=bool(due))
     engine = Engine(
-        table, results, jobs=jobs, timeout=timeout, retry_failed=retry_failed, command=command, progress=progress,
-        grace=grace,
+        table, results, place=place, jobs=jobs, timeout=timeout, retry_failed=retry_failed, command=command,
+        progress=progress, grace=grace,
     )  # fmt: skip
     try:
         return engine.run(chosen)
@@ -83,7 +84,7 @@ def run_table(
 
 def standing(table: Table, results: Path, only: Sequence[str] = ()) -> list[tuple[Cell, Outcome, bool]]:
     """Each chosen cell, its outcome so far, and whether a process runs it now. Writes nothing."""
-    return [(cell, outcome_of(results, cell), is_locked(results, cell)) for cell in select(table, only)]
+    return [(cell, outcome_of(results, cell), is_locked(folder_of(results, cell))) for cell in select(table, only)]
 
 
 def describe(table: Table, results: Path, invocation: str, running: bool) -> None:
@@ -184,17 +185,3 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Processors that this process may use, a container's quota included."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max"
-        return cores
-
-
-def default_jobs(cells: Iterable[Cell]) -> int:
-    return max(1, usable_cores() // max((cell.threads for cell in cells), default=1))

@@ -1,6 +1,6 @@
 """Cells without learning, for tests of the engine: processes that end well, crash, hang, diverge or get killed.
 
-Also a `rlsuite bench` over them: python fake_cells.py bench TABLE RESULTS JOBS [TIMEOUT]
+Also a `rlsuite bench` over them: python fake_cells.py bench TABLE RESULTS JOBS [TIMEOUT [ray|slurm]]
 """
 
 from __future__ import annotations
@@ -135,10 +135,12 @@ def _cell(folder: Path, facts: dict) -> int:
     return 0
 
 
-def _bench(table: str, results: str, jobs: str, timeout: str = "600") -> int:
+def _bench(table: str, results: str, jobs: str, timeout: str = "600", engine: str = "") -> int:
+    from rlsuite.bench.cluster import Cluster, Ray, Slurm
     from rlsuite.bench.table import read_table
 
-    result = run(read_table(table), Path(results), jobs=int(jobs), timeout=float(timeout), grace=5.0)
+    place = Cluster(Ray() if engine == "ray" else Slurm(Path(results), {}, "local")) if engine else None
+    result = run(read_table(table), Path(results), place=place, jobs=int(jobs), timeout=float(timeout), grace=5.0)
     print(f"ran {result.ran}", flush=True)
     return 130 if result.stopped else 1 if result.failures else 0
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from rlsuite.bench import runner
-from rlsuite.bench.engine import Result, child_environment, try_lock
+from rlsuite.bench.attempt import child_environment, try_lock
+from rlsuite.bench.engine import Result, folder_of
 from rlsuite.bench.table import Table, read_table
 from rlsuite.errors import UserError
 from tests.bench import fake_cells
@@ -294,24 +295,24 @@ def test_sigkill_of_the_engine_leaves_no_orphan_and_no_lock(tmp_path: Path) -> N
     wait_for(lambda: sum(runner.outcome_of(results, cell).update >= 2 for cell in table.cells) == 2)
     running = pids(results)
     assert len(running) == 2 and all(alive(pid) for pid in running)
-    assert try_lock(results, table.cells[0]) is None
+    assert try_lock(folder_of(results, table.cells[0])) is None
     engine.kill()
     engine.communicate(timeout=20)
     wait_for(lambda: not any(alive(pid) for pid in running), seconds=5)
-    lock = try_lock(results, table.cells[0])
+    lock = try_lock(folder_of(results, table.cells[0]))
     assert lock is not None
     os.close(lock)
 
 
 def test_a_cell_keeps_its_lock_when_only_its_engine_is_gone(tmp_path: Path) -> None:
     table, results = table_of(tmp_path, "seeds = 1"), tmp_path / "r"
-    lock = try_lock(results, table.cells[0])
+    lock = try_lock(folder_of(results, table.cells[0]))
     assert lock is not None
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
     os.close(lock)
-    assert try_lock(results, table.cells[0]) is None
+    assert try_lock(folder_of(results, table.cells[0])) is None
     child.communicate(b"\n", timeout=20)
-    lock = try_lock(results, table.cells[0])
+    lock = try_lock(folder_of(results, table.cells[0]))
     assert lock is not None
     os.close(lock)
 
