@@ -32,7 +32,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("table", metavar="TABLE.toml", help="the table, such as benchmarks/quick.toml")
     parser.add_argument("--results", metavar="DIR", help="results folder (default: results/NAME-OF-THE-TABLE)")
-    parser.add_argument("--jobs", type=_positive(int), metavar="N", help="cells at a time (default: one a core)")
+    parser.add_argument(
+        "--jobs", type=_positive(int), metavar="N", help="cells at a time (default: one a core; with slurm 100)"
+    )
     parser.add_argument(
         "--engine",
         choices=("local", "ray", "slurm"),

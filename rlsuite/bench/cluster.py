@@ -7,8 +7,11 @@ the last checkpoint; should the lost machine still run it, its lock makes the ot
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,13 +132,14 @@ class Ray:
         try:
             if colon and "://" not in address:  # Ray itself would try for minutes
                 socket.create_connection((host, int(port)), timeout=5).close()
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
+            where = "on this machine" if address == "auto" else f"at {address}"
             raise UserError(
-                f"there is no Ray cluster at {address} ({printable(error)}); start one with `ray start --head`, or "
-                "name it in RAY_ADDRESS."
+                f"there is no Ray cluster {where} ({printable(error)}); start one with `ray start --head`, or name it "
+                "in RAY_ADDRESS."
             ) from error
-        self.ray = ray
+        self.ray: Any = ray
         self.tend = ray.remote(max_retries=0)(tend)
 
     def jobs(self, threads: int) -> int:
@@ -187,30 +191,28 @@ class Slurm:
             import submitit
         except ImportError as error:
             raise UserError("--engine slurm needs submitit: pip install 'rlsuite[slurm]'.") from error
-        folder = results.resolve() / "cells" / ".slurm"
-        try:
-            self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        except RuntimeError as error:
-            raise UserError(
-                f"there is no Slurm on this machine ({printable(error)}); submit from one that has it."
-            ) from error
+        if cluster == "slurm" and not shutil.which("sbatch"):
+            raise UserError("there is no Slurm on this machine (no sbatch); submit from one that has it.")
         self.options = dict(options)
         self.minutes = self.options.pop("time", str(SLURM_MINUTES))
         if not self.minutes.isdecimal():
             raise UserError(f"--slurm time={self.minutes} is no number of minutes.")
+        folder = results.resolve() / "cells" / ".slurm"
+        self.executor = partial(submitit.AutoExecutor, folder, cluster=cluster)  # making one makes the folder
 
     def jobs(self, threads: int) -> int:
         return SLURM_JOBS
 
     def send(self, job: Job, seen: Outcome) -> Sent:
-        self.executor.update_parameters(
+        executor, gpus = self.executor(), {"gpus_per_node": job.gpus} if job.gpus else {}
+        executor.update_parameters(
             name=job.folder.name,
             timeout_min=int(self.minutes),
             cpus_per_task=job.threads,
-            gpus_per_node=job.gpus,
             slurm_additional_parameters=self.options,
+            **gpus,
         )
-        return _SlurmJob(self.executor.submit(tend, job, seen))
+        return _SlurmJob(executor.submit(tend, job, seen))
 
     def close(self) -> None:
         pass
