@@ -312,7 +312,8 @@ def tend(job: Job, seen: Outcome) -> Outcome | str:
                     f"the machine {socket.gethostname()} has no folder {job.folder}; put the results on a file system "
                     "that all machines of the cluster share, under one path."
                 )
-            while (begun := begin(job, seen)) is None and not stops:  # its last keeper may not know that it is over
+            begun = None
+            while not stops and (begun := begin(job, seen)) is None:  # its last keeper may not know that it is over
                 time.sleep(POLL)
         except UserError as error:
             return str(error)

@@ -83,15 +83,15 @@ class _Away:
         self.sent = scheduler.send(job, seen)
 
     def poll(self) -> Outcome | None:
+        if self.stopped and not is_locked(self.job.folder):  # a cluster may be slow to say so
+            return outcome_in(self.job.folder)
         why = "it stopped the cell"
         try:
             answer = self.sent.poll()
         except Lost as lost:
             answer, why = outcome_in(self.job.folder), str(lost)
-        if answer is None:
+        if answer is None or self.stopped:
             return None
-        if self.stopped:
-            return outcome_in(self.job.folder)
         if isinstance(answer, str):
             raise UserError(answer)
         if answer.settled_since(self.seen):
@@ -180,7 +180,10 @@ class _RayTask:
 
 
 class Slurm:
-    """Jobs of Slurm, by submitit. Their files are in `cells/.slurm` of the results folder."""
+    """Jobs of Slurm, by submitit. Their files are in `cells/.slurm` of the results folder.
+
+    That a job ended without a word is learnt from sacct, so without Slurm's accounting such a cell is waited for.
+    """
 
     def __init__(self, results: Path, options: dict[str, str], cluster: str = "slurm") -> None:
         """`options` are sbatch's, such as partition; `cluster` is one of submitit's: slurm, or local for tests.
@@ -197,6 +200,7 @@ class Slurm:
         self.minutes = self.options.pop("time", str(SLURM_MINUTES))
         if not self.minutes.isdecimal():
             raise UserError(f"--slurm time={self.minutes} is no number of minutes.")
+        logging.getLogger("submitit").setLevel(logging.ERROR)
         folder = results.resolve() / "cells" / ".slurm"
         self.executor = partial(submitit.AutoExecutor, folder, cluster=cluster)  # making one makes the folder
 

@@ -262,6 +262,7 @@ def test_a_job_that_slurm_ends_goes_on_in_another(on_slurm: Cluster, tmp_path: P
     output = engine.communicate(timeout=120)[0]
     assert engine.returncode == 0, output
     assert sorted(starts(results).values()) == [1, 1, 2, 2]
+    assert len(list(results.glob("cells/*/checkpoints"))) == 1, "the warned one wrote a checkpoint first"
     fake_cells.run(table, tmp_path / "here", jobs=4)
     assert (results / "rows.csv").read_bytes() == (tmp_path / "here" / "rows.csv").read_bytes()
 
