@@ -102,6 +102,7 @@ def build_parser() -> Parser:
     import rlsuite.bench.report_cli
     import rlsuite.certify.cli
     import rlsuite.data.cli
+    import rlsuite.export.cli
 
     parser = Parser(prog="rlsuite", description=rlsuite.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=rlsuite.__version__)
@@ -136,6 +137,7 @@ def build_parser() -> Parser:
     rlsuite.bench.report_cli.add_parser(commands)
     rlsuite.bench.compare_cli.add_parser(commands)
     rlsuite.data.cli.add_parser(commands)
+    rlsuite.export.cli.add_parser(commands)
     return parser
 
 

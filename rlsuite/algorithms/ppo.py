@@ -98,25 +98,22 @@ class Config:
 
 # Values of unscaled rewards move by more than `clip`.
 UNSCALED = {"normalize_observations": False, "normalize_rewards": False, "clip_value": False, "eval_every": 10_000}
-PRESETS: dict[str, dict[str, Any]] = {
-    "*": {"eval_every": 50_000, "log_every": 10_000, "checkpoint_every": 100_000},
-    "cartpole*": UNSCALED,
-    "acrobot*": UNSCALED,
-    "ale-*": {
-        "total_steps": 10_000_000,
-        "n_envs": 8,
-        "rollout_steps": 1024,
-        "learning_rate": 2.5e-4,
-        "epochs": 4,
-        "minibatches": 4,
-        "clip": 0.1,
-        "entropy_weight": 0.01,
-        "normalize_rewards": False,
-        "stochastic": True,
-        "eval_every": 500_000,
-        "final_episodes": 30,
-    },
+EVERY = {"eval_every": 50_000, "log_every": 10_000, "checkpoint_every": 100_000}
+ATARI: dict[str, Any] = {
+    "total_steps": 10_000_000,
+    "n_envs": 8,
+    "rollout_steps": 1024,
+    "learning_rate": 2.5e-4,
+    "epochs": 4,
+    "minibatches": 4,
+    "clip": 0.1,
+    "entropy_weight": 0.01,
+    "normalize_rewards": False,
+    "stochastic": True,
+    "eval_every": 500_000,
+    "final_episodes": 30,
 }
+PRESETS: dict[str, dict[str, Any]] = {"*": EVERY, "cartpole*": UNSCALED, "acrobot*": UNSCALED, "ale-*": ATARI}
 
 
 T = TypeVar("T", Array, Tensor)

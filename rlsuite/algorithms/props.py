@@ -115,7 +115,7 @@ def mujoco(
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "*": ppo.PRESETS["*"],
+    "*": ppo.EVERY,
     "swimmer*": mujoco(1_000_000, 2048, 1024, (1e-3, 1e-5), 0.03, 0.1, 16),
     "hopper*": mujoco(1_000_000, 2048, 256, (1e-3, 1e-3), 0.05, 0.3, 16),
     "halfcheetah*": mujoco(2_000_000, 1024, 512, (1e-4, 1e-3), 0.05, 0.3, 16),
@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rlsuite/gridworld*": DISCRETE | {"normalize_observations": False},
     "rlsuite/twostep*": DISCRETE
     | {"normalize_observations": False, "total_steps": 20_000, "rollout_steps": 128, "behavior_steps": 16},
-    "ale-*": ppo.PRESETS["ale-*"] | {"buffer_batches": 1, "behavior_steps": 256, "behavior_epochs": 1},
+    "ale-*": ppo.ATARI | {"buffer_batches": 1, "behavior_steps": 256, "behavior_epochs": 1},
 }
 
 
@@ -388,21 +388,20 @@ def check(config: Config, envs: Environments) -> None:
     """UserError where the numbers do not go into each other, or the sampler does not fit the actions."""
     ppo.check(config)
     c = config
-    if c.buffer_batches < 1:
-        raise UserError(f"--buffer-batches is at least 1, not {c.buffer_batches}.")
-    for name, whole, part in (
+    for name in ("buffer_batches", "behavior_minibatches"):
+        if getattr(c, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is at least 1, not {getattr(c, name)}.")
+    for flag, whole, part in (
         ("--rollout-steps", c.rollout_steps, ("--behavior-steps", c.behavior_steps)),
         ("--behavior-steps", c.behavior_steps, ("--n-envs", c.n_envs)),
     ):
         if part[1] < 1 or whole % part[1]:
-            raise UserError(f"{name} {whole} is no multiple of {part[0]} {part[1]}; change one of the two.")
+            raise UserError(f"{flag} {whole} is no multiple of {part[0]} {part[1]}; change one of the two.")
     if c.sampler in ("props", "aw_props", "ros") and c.buffer_batches * c.rollout_steps == c.behavior_steps:
         raise UserError(
             f"--sampler {c.sampler} has nothing to refit to where --behavior-steps {c.behavior_steps} fill the whole "
             "buffer; take fewer, or more --buffer-batches."
         )
-    if c.behavior_minibatches < 1:
-        raise UserError(f"--behavior-minibatches is at least 1, not {c.behavior_minibatches}.")
     shape = envs.observation_space.shape
     weights = 1 + (PICTURE_FEATURES if len(shape) == 3 else (*shape, *c.hidden)[-1])
     if c.sampling_error and c.rollout_steps <= weights:

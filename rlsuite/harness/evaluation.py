@@ -32,7 +32,7 @@ def evaluate(
     env_id: str,
     seeds: Sequence[int],
     slots: int = BATCH,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] | None = None,
     stochastic: bool = False,
 ) -> list[Episode]:
     """Play one episode for each of `seeds`, up to `slots` of them at a time; returns are raw, unclipped scores.
@@ -59,7 +59,8 @@ def evaluate(
         for slot in range(min(slots, BATCH, len(seeds))):
             start(slot)
         while running:
-            tick()
+            if tick is not None:
+                tick()
             if stochastic:
                 for slot, number in running.items():
                     uniforms[slot] = streams[number].random()

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from rlsuite.errors import UserError, nearest
 
-BACKENDS = ("auto", "cells", "brute", "approximate")
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -63,8 +62,9 @@ class NearestNeighbours:
         backend: str = "auto",
         probes: int = 32,
     ) -> None:
-        if backend not in BACKENDS:
-            raise UserError(f"unknown search backend '{backend}'; {nearest(backend, BACKENDS)}")
+        backends = ("auto", "cells", "brute", "approximate")
+        if backend not in backends:
+            raise UserError(f"unknown search backend '{backend}'; {nearest(backend, backends)}")
         if observations.ndim != 2 or actions.ndim != 2 or len(observations) != len(actions):
             raise UserError(
                 f"nearest neighbours need observations (N, o) and actions (N, a), not {tuple(observations.shape)} "
@@ -74,15 +74,15 @@ class NearestNeighbours:
             raise UserError(f"cannot give {k} nearest neighbours out of {len(actions)} rows; choose k from 1 to N.")
         if not (np.isfinite(beta) and beta >= 0) or probes < 1:
             raise UserError(f"beta must be a number >= 0 and probes >= 1, not {beta} and {probes}.")
-        if backend == "auto":
-            backend = "cells" if actions.device.type == "cpu" else "brute"
-        self.k, self.backend, self.probes = k, backend, probes
+        exact = "cells" if actions.device.type == "cpu" else "brute"
+        self.k, self.backend = k, exact if backend == "auto" else backend
+        self.probes = probes if backend == "approximate" else None
         self.scanned, self.certified = 1.0, 0.0
         self.keys = torch.cat([beta * observations.float(), actions.float()], dim=1)
         if not torch.isfinite(self.keys).all():
             raise UserError("nearest neighbours need finite observations and actions; run the doctor on the dataset.")
         self.action_dim = actions.shape[1]
-        if backend != "brute":
+        if self.backend != "brute":
             with _one_thread():
                 self._cells = _Cells(self.keys.cpu().numpy(), k)
                 self._certificate = _Certificate(self._cells, self.keys.shape[1] - self.action_dim)
@@ -98,7 +98,7 @@ class NearestNeighbours:
                 f"a query needs rows (B,) and actions (B, {self.action_dim}), not {tuple(rows.shape)} and "
                 f"{tuple(actions.shape)}."
             )
-        return self._query(rows, actions.detach(), self.probes if self.backend == "approximate" else None)
+        return self._query(rows, actions.detach(), self.probes)
 
     def recall(self, rows: Tensor, actions: Tensor) -> float:
         """Share of the queries whose first neighbour is as near as the exact one. Costs one exact search more."""

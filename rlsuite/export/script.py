@@ -1,0 +1,312 @@
+"""The exported file: what is reached, put in order, with names that do not clash."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import typing
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rlsuite
+from rlsuite.errors import UserError, nearest
+from rlsuite.export.constants import settle
+from rlsuite.export.modules import Import, Item, Library, Module
+from rlsuite.export.shake import Reach
+from rlsuite.export.simplify import Edit, Facts
+
+if TYPE_CHECKING:
+    from rlsuite.harness.config import Algorithm
+
+STANDALONE = "rlsuite.export.standalone"
+ENVIRONMENTS = "rlsuite.harness.environments"
+SLOTS, COPIES = (ENVIRONMENTS, "make_slots"), (ENVIRONMENTS, "GymnasiumSlots")
+INSTEAD = {
+    ("rlsuite.harness.run", "Run"): (STANDALONE, "Run"),
+    ("rlsuite.data.registry", "load"): (STANDALONE, "load"),
+    (ENVIRONMENTS, "make_env"): (STANDALONE, "make_env"),
+    (ENVIRONMENTS, "Slots"): COPIES,
+    SLOTS: COPIES,
+    (ENVIRONMENTS, "Environments"): (STANDALONE, "Environments"),
+}
+VIEW = ("rlsuite.harness.smoothing", "split_view")  # a method that looks at it is exported with smoothed environments
+# No Atari, so no pictures; and the policy that NumPy drives stays on the CPU.
+NO_PICTURES: Facts = {"self.pictures": False, "pictures": False, "len(shape) == 3": False}
+ON_CPU: Facts = {
+    "self.flat is None": False,
+    "self.flat is not None": True,
+    "flat is None": False,
+    "flat is not None": True,
+    "policy.flat is None": False,
+    "self.behavior.flat is not None": True,
+    "device.type != 'cpu'": False,
+}
+FACTS: dict[str, Facts] = {
+    "rlsuite.harness.networks": {**NO_PICTURES, **ON_CPU},
+    "rlsuite.algorithms.ppo": {**ON_CPU, "observations.dtype == np.uint8": False},
+    "rlsuite.algorithms.props": {**NO_PICTURES, **ON_CPU},
+    "rlsuite.algorithms.policy_smoothing": NO_PICTURES,
+    "rlsuite.harness.smoothing": {**NO_PICTURES, "space.dtype == np.uint8": False, "self.scale != 1": False},
+    ENVIRONMENTS: {
+        "self._atari": "",
+        "is_atari(env_id)": False,
+        "self.observation_space.dtype == np.uint8": False,
+        "observations.dtype == np.uint8": False,
+    },
+    "rlsuite.harness.evaluation": {"space.dtype == np.uint8": False, "space.shape is not None": True},
+}
+ON_CPU_ONLY = ("rlsuite.harness.networks", "ActorCritic")
+WIDTH = 120
+
+
+def export(source: str, name: str, given: Mapping[str, Any] | None = None, variants: bool = False) -> str:
+    """The algorithm `source`, a name or a .py file, as one file, to be called `name`, without the package.
+
+    Switches of the configuration (truth values and choices) are taken to be as `given`, or as they are by default, and
+    are no flags of the file, unless a preset sets them or `variants` are asked for.
+
+    Raises UserError for an unknown algorithm or key, one of another library, and what cannot be taken out of its file.
+    """
+    from rlsuite.harness.config import load_algorithm
+
+    algorithm = load_algorithm(source)
+    if source.startswith("sb3:"):
+        raise UserError(f"{source} is another library's; export one of the package's algorithms, or a .py file.")
+    path = Path(str(algorithm.module.__file__))
+    fixed = switches(algorithm, given or {}, variants)
+    instead = dict(INSTEAD)
+    settings: dict[str, Any] = {}
+    while True:
+        library = library_for(algorithm, fixed, settings, instead)
+        main = library.load(algorithm.module.__name__, path)
+        roots = [main.items[root] for root in ("Config", "PRESETS", "train") if root in main.items]
+        reach = Reach(library, [*roots, library.item(STANDALONE, "main")])
+        reached = {(item.module.name, item.name) for item in reach.items}
+        if VIEW in reached and instead[SLOTS] == COPIES:
+            instead[SLOTS] = (STANDALONE, "make_seen_slots")
+        elif ON_CPU_ONLY in reached and not settings:
+            settings = {"device": "cpu"}
+        else:
+            while reach.drop_unread() or settle(reach):
+                reach.find()
+            reach.shorten()
+            return formatted(Script(library, reach, main).text(header(algorithm, main, name, fixed)))
+
+
+def header(algorithm: Algorithm, main: Module, name: str, fixed: Mapping[str, Any]) -> str:
+    """The docstring of the algorithm's file, and where the new one comes from."""
+    call = re.compile(r"^    rlsuite (train \S+ )?(.*)\n?", re.MULTILINE)
+    text = call.sub(lambda found: f"    python {name} {found[2]}\n" if found[1] else "", main.docstring).rstrip()
+    settled = ", ".join(f"{key.rstrip('_')} = {value}" for key, value in fixed.items())
+    notes = [
+        f"Made from {algorithm.name}.py by rlsuite {rlsuite.__version__} (`rlsuite export`): the algorithm and what it "
+        "reaches of that package, with which it agrees bit for bit on one thread (OMP_NUM_THREADS=1).",
+        f"Settled: {settled}." if settled else "",
+        "SPDX-License-Identifier: MIT. Copyright (c) 2026 the rlsuite authors.",
+    ]
+    wrapped = (textwrap.fill(note, WIDTH) for note in notes if note)
+    return f'"""{text}\n\n' + "\n\n".join(wrapped) + '\n"""'
+
+
+def switches(algorithm: Algorithm, given: Mapping[str, Any], variants: bool) -> dict[str, Any]:
+    """The fields of the configuration that are settled, and how."""
+    from rlsuite.harness.config import coerce, field_name
+
+    hints = typing.get_type_hints(algorithm.module.Config)
+    kinds = {name: kind for name, kind in hints.items() if kind is bool or typing.get_origin(kind) is typing.Literal}
+    fixed = {}
+    for key, value in given.items():
+        name = field_name(key, hints)
+        if name not in kinds:
+            raise UserError(f"{algorithm.name} has no switch '{key}' that could be settled; {nearest(name, kinds)}")
+        try:
+            fixed[name] = coerce(key, kinds[name], value)
+        except ValueError as error:
+            raise UserError(f"{error}.") from None
+    preset = {field_name(key, hints) for overrides in algorithm.presets.values() for key in overrides}
+    free = set() if variants else kinds.keys() - preset
+    return {f.name: f.default for f in fields(algorithm.module.Config) if f.name in free} | fixed
+
+
+def library_for(
+    algorithm: Algorithm,
+    fixed: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    instead: Mapping[tuple[str, str], tuple[str, str]],
+) -> Library:
+    """The package as an exported file sees it, without the switches that are settled."""
+    facts: dict[str, dict[str, Any]] = defaultdict(dict, {name: dict(known) for name, known in FACTS.items()})
+    own, other = algorithm.module, importlib.import_module(STANDALONE)
+    settled: list[tuple[Any, Mapping[str, Any]]] = []
+    for module, config, values, receivers in (
+        (own, own.Config, fixed, ("config", "c", "self.config")),
+        (other, other.Settings, settings, ("settings", "self.settings")),
+    ):
+        classes = [cls for cls in config.__mro__[:-1] if is_dataclass(cls)]
+        for name in {module.__name__, *(cls.__module__ for cls in classes)}:
+            facts[name] |= {f"{receiver}.{key}": value for receiver in receivers for key, value in values.items()}
+        settled += [(cls, values) for cls in classes]
+    library = Library(facts, instead)
+    library.load(own.__name__, Path(str(own.__file__)))
+    for cls, values in settled:
+        home = library.load(cls.__module__).items
+        home[cls.__name__].settle(values)
+        if "PRESETS" in home:
+            home["PRESETS"].without_keys(("ale-",) if hasattr(cls, "dataset_steps") else ("ale-", "rlsuite/"))
+    return library
+
+
+class Script:
+    """Items in an order in which they can be defined, the algorithm's own first."""
+
+    def __init__(self, library: Library, reach: Reach, main: Module) -> None:
+        self.library, self.reach, self.main = library, reach, main
+        self.items = self._merged()
+        self.names = self._named()
+
+    def _merged(self) -> dict[Item, Item]:
+        """Every item -> itself, or one of another module with the same source, such as `Array = np.ndarray`."""
+        merged: dict[Item, Item] = {}
+        first: dict[str, Item] = {}
+        for item in sorted(self.reach.items, key=lambda item: item.module is not self.main):
+            if isinstance(item.node, ast.Assign):
+                first.setdefault(ast.unparse(item.node), item)
+                merged[item] = first[ast.unparse(item.node)]
+            else:
+                merged[item] = item
+        return merged
+
+    def _named(self) -> dict[Item, str]:
+        """Every item that stays -> its name in the file: where two are alike, with that of the module."""
+        aliases = defaultdict(set)
+        for found in self.reach.imports:
+            aliases[found.alias].add(found)
+        taken = {name: None for name in aliases}
+        names = {}
+        for item in sorted(dict.fromkeys(self.items.values()), key=lambda item: item.module is not self.main):
+            name = item.name
+            if name in taken:
+                stem = item.module.name.rpartition(".")[2]
+                if name.isupper():
+                    name = f"{stem.upper()}_{name}"
+                elif name[0].isupper():
+                    name = stem.title().replace("_", "") + name
+                else:
+                    name = f"{stem}_{name}"
+            if name in taken:
+                raise UserError(f"two definitions would both be called {name}; rename one of them.")
+            taken[name] = None
+            names[item] = name
+        return names
+
+    def text(self, header: str) -> str:
+        """The file, below `header`."""
+        text = f"{header}\n\nfrom __future__ import annotations\n\n{self._imports()}"
+        before: Item | None = None
+        for item in self._ordered():
+            both = before is not None and all(isinstance(x.node, ast.Assign | ast.AnnAssign) for x in (before, item))
+            moved = item not in self._early and (before is None or before.module is not item.module)
+            text += "\n" * (0 if both and not moved else 2)
+            text += f"# {item.module.name}\n\n" if moved else ""
+            text += self._renamed(item)
+            before = item
+        presets = self.names[self.main.items["PRESETS"]] if "PRESETS" in self.main.items else "{}"
+        return f'{text}\n\nif __name__ == "__main__":\n    main(train, Config, {presets})\n'
+
+    def _ordered(self) -> list[Item]:
+        """The algorithm's items as they stand in its file, before each what it needs to be defined; then the others."""
+        ordered: dict[Item, None] = {}
+        kept = self.names.keys()
+        order: dict[Module, list[Item]] = defaultdict(list)
+        for item in self.reach.items:
+            if item in kept:
+                order[item.module].append(item)
+        groups = [self.main, *(m for m in order if m not in (self.main, self.library.load(STANDALONE)))]
+        for module in [*groups, self.library.load(STANDALONE)]:
+            for item in sorted(order[module], key=lambda item: list(module.items.values()).index(item)):
+                self._place(item, ordered)
+            if module is self.main:
+                self._early = set(ordered)
+        return list(ordered)
+
+    def _place(self, item: Item, ordered: dict[Item, None], path: tuple[Item, ...] = ()) -> None:
+        item = self.items[item]
+        if item in ordered or item in path:
+            return
+        for needed in self._needed(item, set()):
+            self._place(needed, ordered, (*path, item))
+        ordered[item] = None
+
+    def _needed(self, item: Item, seen: set[Item]) -> list[Item]:
+        """What must be there when an item is defined: what it uses then, and what the functions that it calls use."""
+        found: list[Item] = []
+        for _, target, _ in self.library.uses(item, item.shell()):
+            if isinstance(target, Item) and target not in seen:
+                seen.add(target)
+                found.append(target)
+                if isinstance(target.node, ast.FunctionDef):
+                    found += [t for _, t, _ in self.library.uses(target) if isinstance(t, Item)]
+        return found
+
+    def _renamed(self, item: Item) -> str:
+        edits = []
+        if self.names[item] != item.name:
+            edits.append(self._own_name(item))
+        for use, target, length in self.library.uses(item):
+            if isinstance(target, Item) and target in self.items:
+                name = self.names[self.items[target]]
+                node: ast.expr = use.chain[0] if length else use.node
+                if item.text.of(node) != name:
+                    edits.append(Edit(*item.text.span(node), name))
+        return item.text.with_edits(edits)
+
+    def _own_name(self, item: Item) -> Edit:
+        text = item.text
+        start, end = text.span(item.node)
+        at = text.bytes.index(item.name.encode(), start, end)
+        return Edit(at, at + len(item.name.encode()), self.names[item])
+
+    def _imports(self) -> str:
+        """Sorted as ruff sorts them: the standard library first."""
+        plain: set[Import] = {found for found in self.reach.imports if not found.name}
+        named = defaultdict(set)
+        for found in self.reach.imports - plain:
+            named[found.module].add(found.name if found.alias == found.name else f"{found.name} as {found.alias}")
+        sections = []
+        for own in (True, False):
+            lines = []
+            for found in sorted(plain, key=lambda found: found.module):
+                if (found.module.split(".")[0] in sys.stdlib_module_names) is own:
+                    same = found.alias in (found.module, found.module.split(".")[0])
+                    lines.append(f"import {found.module}" + ("" if same else f" as {found.alias}"))
+            for module in sorted(named):
+                if (module.split(".")[0] in sys.stdlib_module_names) is own:
+                    words = sorted(named[module], key=_by_kind)
+                    lines.append(f"from {module} import {', '.join(words)}")
+            sections.append("\n".join(lines))
+        return "\n\n".join(filter(None, sections)) + "\n"
+
+
+def _by_kind(word: str) -> tuple[int, str]:
+    """Constants, classes, functions."""
+    name = word.split(" as ")[0]
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
+
+
+def formatted(source: str) -> str:
+    """By ruff where that is installed, else as it is. A list that has lost parts may go on one line."""
+    ruff = shutil.which("ruff")
+    if ruff is None:
+        return source
+    for command in (["check", "--fix", "--select=I"], ["format", "--config=format.skip-magic-trailing-comma=true"]):
+        options = ["--quiet", "--isolated", f"--line-length={WIDTH}", "-"]
+        source = subprocess.run([ruff, *command, *options], input=source, capture_output=True, text=True).stdout
+    return source
