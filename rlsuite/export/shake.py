@@ -18,22 +18,9 @@ from rlsuite.export.modules import Import, Item, Library
 from rlsuite.export.names import asked, takes, unread
 from rlsuite.export.simplify import Edit
 
-HARMLESS = {
-    "bool",
-    "dict",
-    "float",
-    "getattr",
-    "hasattr",
-    "int",
-    "isinstance",
-    "len",
-    "list",
-    "locals",
-    "max",
-    "min",
-    "str",
-    "tuple",
-}
+HARMLESS = {"bool", "dict", "float", "getattr", "hasattr", "int", "isinstance", "len", "list", "locals", "max", "min"}
+HARMLESS |= {"str", "tuple", "items", "mean", "np.float32"}  # calls
+VALUES = (ast.Constant, ast.Dict, ast.DictComp, ast.List, ast.ListComp, ast.Compare, ast.BoolOp)
 NOT_EXPORTED = {"state_dict", "load_state_dict"}  # no run is resumed
 BY_NUMPY = {"ActorCritic", "TanhMLP"}  # modules that are never called
 
@@ -147,10 +134,11 @@ class Reach:
 
     def drop_unread(self) -> bool:
         """Take out assignments to what nothing reads; whether there were any."""
-        read = {name for item in self.items for node in self.living(item) for _, name, _ in asked(node)}
+        read = {name for item in self.items for node in self.living(item) for name in _read_attributes(node)}
         changed = False
         for item in self.items:
-            edits = [edit for node in self.living(item) for edit in _unread(item, node, read)]
+            plain = isinstance(item.node, ast.ClassDef) and not any(self._foreign_bases(item))
+            edits = [edit for node in self.living(item) for edit in _unread(item, node, read, plain)]
             if edits:
                 item.change(item.text.with_edits(edits))
                 changed = True
@@ -186,18 +174,44 @@ class Reach:
         return "".join(parts).rstrip() + "\n"
 
 
-def _unread(item: Item, part: ast.AST, read: set[str]) -> Iterator[Edit]:
+def _read_attributes(part: ast.AST) -> Iterator[str]:
+    """Names of attributes that are read, and not only to set an entry: `self.arguments["tanh"] = tanh`."""
+    entries = {n.value for n in ast.walk(part) if isinstance(n, ast.Subscript) and _is_entry(n)}
+    for node in ast.walk(part):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node not in entries:
+            yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # getattr(x, "name")
+            yield node.value
+
+
+def _is_entry(node: ast.Subscript) -> bool:
+    return (
+        isinstance(node.ctx, ast.Store) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
+    )
+
+
+def _unread(item: Item, part: ast.AST, read: set[str], plain: bool) -> Iterator[Edit]:
     """Edits that take out `self.x = ...` where x is not in `read`, and `x = ...` where the function does not read x,
-    provided that the right side does nothing."""
+    provided that the right side does nothing.
+
+    A class that is not `plain` is built on one of another library, which may look at its attributes: there only what
+    holds no object of somebody else's is taken out.
+    """
     text = item.text
     if not isinstance(part, ast.FunctionDef):
         return
     local = unread(part)
 
     def is_dead(target: ast.expr) -> bool:
+        if isinstance(target, ast.Subscript) and _is_entry(target):
+            target = target.value
         if isinstance(target, ast.Attribute):
             return isinstance(target.value, ast.Name) and target.value.id == "self" and target.attr not in read
         return isinstance(target, ast.Name) and target.id in local
+
+    def may_go(target: ast.expr, value: ast.expr) -> bool:
+        own = plain or not isinstance(target, ast.Attribute) or isinstance(value, VALUES)
+        return own and is_dead(target) and is_harmless(value)
 
     for node in ast.walk(part):
         body = getattr(node, "body", None)
@@ -207,9 +221,13 @@ def _unread(item: Item, part: ast.AST, read: set[str]) -> Iterator[Edit]:
             if isinstance(statement, ast.AnnAssign) and statement.value is not None:
                 targets, values = [statement.target], [statement.value]
             elif isinstance(statement, ast.AnnAssign):
-                targets, values = [statement.target], [ast.Constant(None)]
+                targets, values = [statement.target], [ast.Constant(None)]  # a declaration
             elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
                 target, value = statement.targets[0], statement.value
+                if isinstance(target, ast.Tuple) and not isinstance(value, ast.Tuple):
+                    inner = [e.value if isinstance(e, ast.Starred) else e for e in target.elts]
+                    yield from (Edit(*text.span(e), "_") for e in inner if is_dead(e) and text.of(e) != "_")
+                    continue
                 pairs = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
                 targets = target.elts if pairs and isinstance(target, ast.Tuple) else [target]
                 values = value.elts if pairs and isinstance(value, ast.Tuple) else [value]
@@ -217,11 +235,7 @@ def _unread(item: Item, part: ast.AST, read: set[str]) -> Iterator[Edit]:
                 targets, values = [statement.target], [statement.value]
             else:
                 continue
-            kept = [
-                (target, value)
-                for target, value in zip(targets, values, strict=True)
-                if not (is_dead(target) and is_harmless(value))
-            ]
+            kept = [(target, value) for target, value in zip(targets, values, strict=True) if not may_go(target, value)]
             if not kept:
                 yield text.cut(statement, " " * statement.col_offset + "pass\n" if len(block) == 1 else "")
             elif len(kept) < len(targets):
@@ -233,9 +247,8 @@ def is_harmless(value: ast.expr) -> bool:
     """Whether nothing but a value comes of an expression: it calls nothing that could draw a number, say."""
     for node in ast.walk(value):
         if isinstance(node, ast.Call):
-            f = node.func
-            named = isinstance(f, ast.Name) and f.id in HARMLESS
-            if not named and not (isinstance(f, ast.Attribute) and f.attr == "items"):
+            called = {ast.unparse(node.func), node.func.attr if isinstance(node.func, ast.Attribute) else ""}
+            if not called & HARMLESS:
                 return False
         if isinstance(node, ast.Yield | ast.Await | ast.NamedExpr):
             return False
