@@ -9,7 +9,7 @@ TD3+BC pulls the policy towards the action taken in this very state, even where 
     lambda = alpha / mean |Q_1(s, pi(s))|                           (no gradient)
 
 beta trades the state against the action: beta -> infinity is TD3+BC, beta = 0 any action of the dataset. Critics,
-smoothing noise and targets are TD3's, as in td3_bc.py:
+smoothing noise and targets are TD3's, those of td3_bc.py:
 
     y = r + gamma (1 - d) min_j Q'_j(s', clip(pi'(s') + eps, -a_max, a_max))
     L_Q = mean (Q_1(s, a) - y)^2 + mean (Q_2(s, a) - y)^2
@@ -28,7 +28,6 @@ clamped at 1e-6 (without effect in practice); `k` may be a mean of k neighbours 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,26 +36,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rlsuite.algorithms import td3_bc
+from rlsuite.algorithms.td3_bc import TD3BC
 from rlsuite.data.dataset import Batch, Dataset
 from rlsuite.data.rewards import scaled_rewards
-from rlsuite.harness.networks import DeterministicActor, TwinCritic
 from rlsuite.harness.run import Run
-from rlsuite.kernels.adam import Adam
 from rlsuite.kernels.neighbours import NearestNeighbours
 
 
 @dataclass(frozen=True)
-class Config:
-    dataset: str
-    """dataset to learn from: a name of `rlsuite data list`, a Minari id, or the path of an HDF5 or npz file"""
-    dataset_steps: int = 0
-    """use the first so many transitions; 0 for all"""
-    env: str = ""
-    """environment to evaluate in; the dataset's own if empty"""
-    updates: int = 1_000_000
-    """critic updates"""
-    batch_size: int = 256
-    """transitions a batch"""
+class Config(td3_bc.Config):
     alpha: float = 2.5
     """weight of Q against the dataset constraint"""
     beta: float = 2.0
@@ -67,24 +56,6 @@ class Config:
     """towards the k-th nearest pair's action (the authors' code), or the mean of the k nearest"""
     search: Literal["exact", "approximate"] = "exact"
     """nearest-neighbour search; the approximate one logs its recall"""
-    gamma: float = 0.99
-    """discount"""
-    tau: float = 0.005
-    """step of the targets towards the networks"""
-    policy_noise: float = 0.2
-    """standard deviation of the target policy's smoothing noise, in units of the action bound"""
-    noise_clip: float = 0.5
-    """largest smoothing noise, in units of the action bound"""
-    policy_freq: int = 2
-    """critic updates for one update of policy and targets"""
-    actor_learning_rate: float = 3e-4
-    """Adam"""
-    critic_learning_rate: float = 3e-4
-    """Adam"""
-    hidden: tuple[int, ...] = (256, 256)
-    """widths of the hidden layers of policy and critics"""
-    normalize: bool = True
-    """standardise observations by the dataset's mean and standard deviation"""
     reward_scale: float = 1.0
     """rewards become reward_scale * r + reward_shift"""
     reward_shift: float = 0.0
@@ -98,11 +69,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class PRDC:
-    """Policy, twin critics, their targets and optimisers, and the index of the dataset's pairs."""
+class PRDC(TD3BC):
+    """TD3+BC with another update of the policy, and the index of the dataset's pairs."""
+
+    config: Config
 
     def __init__(self, dataset: Dataset, config: Config, init: np.random.Generator, noise: np.random.Generator) -> None:
-        self.config, self.noise = config, noise
+        super().__init__(dataset, config, init, noise)
         self.dataset_actions = dataset.actions
         self.neighbours = NearestNeighbours(
             dataset.observations,
@@ -111,42 +84,6 @@ class PRDC:
             k=config.k,
             backend="auto" if config.search == "exact" else "approximate",
         )
-        sizes = dataset.observation_dim, dataset.action_dim
-        self.max_action = dataset.max_action
-        self.actor = DeterministicActor(*sizes, self.max_action, config.hidden, init).to(dataset.device)
-        self.critic = TwinCritic(*sizes, config.hidden, init).to(dataset.device)
-        self.target_actor, self.target_critic = copy.deepcopy((self.actor, self.critic))
-        self.weights: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
-        self.target_weights: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]
-        self.actor_optimizer = Adam(self.actor.parameters(), config.actor_learning_rate)
-        self.critic_optimizer = Adam(self.critic.parameters(), config.critic_learning_rate)
-        self.updates = 0
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One critic update and, every `policy_freq` calls, one of the policy and the targets."""
-        self.updates += 1
-        metrics = self.update_critic(batch)
-        if self.updates % self.config.policy_freq == 0:
-            metrics |= self.update_actor(batch)
-            self.update_targets()
-        return metrics
-
-    def update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        with torch.no_grad():
-            target = self.target_value(batch)
-        q1, q2 = self.critic(batch.observations, batch.actions)
-        loss = functional.mse_loss(q1, target) + functional.mse_loss(q2, target)
-        self.critic_optimizer.step(loss)
-        return {"critic_loss": loss.detach()}
-
-    def target_value(self, batch: Batch) -> Tensor:
-        """y, (B,)."""
-        c, bound = self.config, self.max_action
-        noise = torch.from_numpy(self.noise.standard_normal(batch.actions.shape, np.float32)).to(batch.actions.device)
-        noise = (noise * (c.policy_noise * bound)).clamp_(-c.noise_clip * bound, c.noise_clip * bound)
-        next_actions = (self.target_actor(batch.next_observations) + noise).clamp_(-bound, bound)
-        next_value = torch.minimum(*self.target_critic(batch.next_observations, next_actions))
-        return batch.rewards + c.gamma * (1 - batch.terminations) * next_value
 
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         actions = self.actor(batch.observations)
@@ -182,11 +119,6 @@ class PRDC:
         if self.config.search == "approximate":
             diagnosis["recall"] = self.neighbours.recall(batch.indices, actions)
         return diagnosis
-
-    @torch.no_grad()
-    def update_targets(self) -> None:
-        """w' <- w' + tau (w - w') for policy and critics."""
-        torch._foreach_lerp_(self.target_weights, self.weights, self.config.tau)
 
 
 def train(config: Config, run: Run) -> None:

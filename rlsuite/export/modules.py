@@ -34,12 +34,19 @@ class Item:
     name: str
     source: str
     text: Text = field(init=False)
+    _uses: dict[ast.AST, list[Use]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.text = Text(self.source)
+        self.change(self.source)
 
     def change(self, source: str) -> None:
-        self.source, self.text = source, Text(source)
+        self.source, self.text, self._uses = source, Text(source), {}
+
+    def uses(self, part: ast.AST) -> list[Use]:
+        """`names.uses` of a part, found once."""
+        if part not in self._uses:
+            self._uses[part] = list(uses(part))
+        return self._uses[part]
 
     def settle(self, values: Mapping[str, Any]) -> None:
         """Let a dataclass do without these fields, whose values its methods are to take for granted."""
@@ -209,7 +216,7 @@ class Library:
     def uses(self, item: Item, parts: list[ast.AST] | None = None) -> Iterator[tuple[Use, Item | Import, int]]:
         """Every use of something outside in the item, or in parts of it."""
         for part in parts if parts is not None else [item.text.tree]:
-            for use in uses(part):
+            for use in item.uses(part):
                 target, length = self.meaning(item.module, use)
                 if target is not None and target is not item:
                     yield use, target, length

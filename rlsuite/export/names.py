@@ -75,7 +75,7 @@ def _bound(function: Function) -> frozenset[str]:
 class Asked(NamedTuple):
     """An attribute that is read from an object."""
 
-    receiver: str  # "self", another name, or "" for an expression
+    receiver: str  # "self", "super", another name, or "" for an expression
     name: str
     call: ast.Call | None  # if it is called there and then
 
@@ -92,7 +92,7 @@ def asked(tree: ast.AST) -> Iterator[Asked]:
                 continue
             root = value.id if isinstance(value, ast.Name) else ""
             if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "super":
-                root = "self" if value is node.value else ""
+                root = "super" if value is node.value else ""
             elif root == "self" and value is not node.value:
                 root = ""
             yield Asked(root, node.attr, calls.get(node))

@@ -43,6 +43,8 @@ class Reach:
         self.methods: dict[Item, set[str]] = {}
         self._asked: dict[tuple[Item | None, str], list[ast.Call | None]] = defaultdict(list)
         self._family: dict[Item, Item] = {}
+        self._below: dict[Item, list[Item]] = defaultdict(list)  # classes that are built on one
+        self._used: set[Item] = set(self.roots)  # otherwise than to be built on
         for root in self.roots:
             self._reach(root)
         changed = True
@@ -66,24 +68,29 @@ class Reach:
             for base in self.bases(item):
                 self._reach(base)
                 self._family[item] = self._root(base)
+                self._below[base].append(item)
             methods = {method for group in item.methods().values() for method in group}
-            parts = [part for part in ast.iter_child_nodes(item.node) if part not in methods]
-            for part in parts:
-                self._read(item, part)
+            for part in ast.iter_child_nodes(item.node):
+                if part not in methods:
+                    self._read(item, part, is_base=part in item.node.bases)
         else:
             self._read(item, item.text.tree)
 
-    def _read(self, item: Item, part: ast.AST) -> None:
+    def _read(self, item: Item, part: ast.AST, is_base: bool = False) -> None:
         """Follow what a part of an item uses and asks for."""
         libraries = set()
         for use, target, _ in self.library.uses(item, [part]):
             if isinstance(target, Item):
                 self._reach(target)
+                if not is_base:
+                    self._used.add(target)
             else:
                 libraries.add(use.name)
                 self.imports.add(target)
         for receiver, name, call in asked(part):
-            if receiver == "self":
+            if receiver == "super":
+                self._asked[item, f"super.{name}"].append(call)
+            if receiver in ("self", "super"):
                 self._asked[self._root(item), name].append(call)
             elif receiver not in libraries:
                 self._asked[None, name].append(call)
@@ -103,11 +110,19 @@ class Reach:
             return False
         if name.startswith("__") and name.endswith("__"):
             return True
+        if self._is_replaced(item, name):
+            return False
         called = not any(isinstance(d, ast.Name) and d.id.endswith("property") for d in method.decorator_list)
         for call in self._asked[None, name] + self._asked[self._root(item), name]:
             if call is None or not called or takes(method, call):
                 return True
         return self.is_hook(item, name)
+
+    def _is_replaced(self, item: Item, name: str) -> bool:
+        """Whether there are only objects of classes that are built on this one and have a method of their own."""
+        below = self._below[item]
+        own = all(name in other.methods() and (other, f"super.{name}") not in self._asked for other in below)
+        return bool(below) and own and item not in self._used
 
     def is_hook(self, item: Item, name: str) -> bool:
         """Whether a method stands in the place of one of another library's class."""
