@@ -42,6 +42,11 @@ def train(arguments: argparse.Namespace) -> int:
         print_algorithms()
         return 0
     algorithm = config.load_algorithm(arguments.algorithm)
+    if arguments.algorithm.endswith(".py"):
+        from rlsuite.harness.form import departures
+
+        for departure in departures(Path(arguments.algorithm).read_text(encoding="utf-8")):
+            print(f"rlsuite: {arguments.algorithm} {departure}", file=sys.stderr)
     parser = Parser(prog=f"rlsuite train {arguments.algorithm}", description=algorithm.summary, allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run lives (default runs/NAME)")
     config.add_flags(parser, algorithm)
@@ -137,7 +142,7 @@ def build_parser() -> Parser:
     rlsuite.bench.report_cli.add_parser(commands)
     rlsuite.bench.compare_cli.add_parser(commands)
     rlsuite.data.cli.add_parser(commands)
-    rlsuite.export.cli.add_parser(commands)
+    rlsuite.export.cli.add_parsers(commands)
     return parser
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import rlsuite
+from rlsuite.harness.form import departures
 
 ROOT = Path(rlsuite.__file__).parent
 ALLOWED = {  # room -> the rooms it may import from
@@ -60,18 +61,28 @@ def test_arrows_point_one_way(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "algorithms").glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_an_algorithm_file_has_the_form(path):
-    tree = ast.parse(path.read_text())
+    text = path.read_text()
     known = {"__future__", "collections", "copy", "dataclasses", "typing", "math"}
     known |= {"torch", "numpy", "scipy", "gymnasium", "rlsuite"}
     assert {module.split(".")[0] for module, _ in imports(path)} <= known
-    assert 60 <= len(path.read_text().splitlines()) <= 450
-    assert "rlsuite train" in (ast.get_docstring(tree) or "")
-    definitions = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-    (config,) = [node for node in definitions if node.name == "Config"]
-    above = {base.id for base in config.bases if isinstance(base, ast.Name)}  # what another file's Config shares
-    names = [node.name for node in definitions if node.name not in above]
-    assert names[0] == "Config" and names[-1] == "train"
-    assert isinstance(tree.body[-1], ast.If)  # __main__
+    assert 60 <= len(text.splitlines()) <= 450
+    assert "rlsuite train" in (ast.get_docstring(ast.parse(text)) or "")
+    assert departures(text) == []
+
+
+def test_no_two_algorithm_files_have_a_function_with_the_same_body():
+    """What two methods share is below them, or imported from the one that the other is built on. (One statement, such
+    as a call of what is below, may be the same.)"""
+    bodies: dict[str, str] = {}
+    for path in sorted((ROOT / "algorithms").glob("[a-z]*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            statements = node.body[1:] if ast.get_docstring(node) else node.body
+            place = f"{node.name} of {path.stem}"
+            if len(statements) > 1:
+                other = bodies.setdefault("\n".join(map(ast.unparse, statements)), place)
+                assert other.split()[-1] == path.stem, f"{place} is {other}"
 
 
 def test_the_environments_stand_alone():

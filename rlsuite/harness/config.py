@@ -20,9 +20,10 @@ import pkgutil
 import re
 import sys
 import textwrap
+import traceback
 import typing
 from collections.abc import Container
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
@@ -30,7 +31,7 @@ from typing import Any, Literal
 
 import rlsuite
 from rlsuite.data.names import split_episodes
-from rlsuite.errors import UserError, nearest
+from rlsuite.errors import UserError, nearest, printable
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,11 @@ def load_algorithm(source: str) -> Algorithm:
             spec.loader.exec_module(module)
         except SyntaxError as error:
             raise UserError(f"{source} is not Python: {error.msg} in line {error.lineno}.") from error
+        except Exception as error:  # whatever a user's code may raise
+            lines = [entry.lineno for entry in traceback.extract_tb(error.__traceback__) if entry.filename == str(path)]
+            where = f", in line {lines[-1]}" if lines else ""
+            raise UserError(f"{source} cannot be loaded: {type(error).__name__}: {printable(error)}{where}.") from error
+        check_algorithm(module, source)
         source = str(path)
     elif source in sb3_names():
         from rlsuite.harness import sb3
@@ -185,13 +191,48 @@ def load_algorithm(source: str) -> Algorithm:
             raise UserError(f"unknown algorithm '{source}'; {nearest(source, known)}")
         name = source
         module = importlib.import_module(f"rlsuite.algorithms.{source}")
+    return Algorithm(name, module, source)
+
+
+def check_algorithm(module: ModuleType, source: str) -> None:
+    """UserError where a user's file lacks what a run needs, with the first thing that is missing."""
     for needed in ("Config", "train"):
         if not hasattr(module, needed):
             raise UserError(
                 f"{source} has no `{needed}`; an algorithm file defines a dataclass Config and a function "
                 "train(config, run)."
             )
-    return Algorithm(name, module, source)
+    if not is_dataclass(module.Config):
+        raise UserError(f"`Config` of {source} is no dataclass; write @dataclass(frozen=True) above it.")
+    try:
+        inspect.signature(module.train).bind("config", "run")
+    except TypeError:
+        raise UserError(f"`train` of {source} cannot be called as train(config, run); give it these two.") from None
+    try:
+        hints = typing.get_type_hints(module.Config)
+    except NameError as error:
+        raise UserError(f"`Config` of {source} has a field of a type that is not there: {error}.") from None
+    names = [f.name for f in fields(module.Config)]
+    if not {"dataset", "env"} & set(names):
+        raise UserError(f"`Config` of {source} names no task; give it a field `dataset: str` or `env: str`.")
+    for name in names:
+        if name in {f.name for f in fields(Settings)}:
+            raise UserError(f"`{name}` in the Config of {source} is a setting of every run; take another name for it.")
+        if not expressible(hints[name]):
+            raise UserError(
+                f"`{name}` in the Config of {source} has the type {printable(hints[name])}, which no flag can express; "
+                "take bool, int, float, str, a Literal of texts or a tuple of one of them, such as tuple[int, ...]."
+            )
+
+
+def expressible(kind: Any) -> bool:
+    """Whether `coerce` knows a type."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return all(isinstance(part, str) for part in parts)
+    if typing.get_origin(kind) is tuple or isinstance(kind, UnionType):
+        return all(part in (NoneType, ...) or expressible(part) for part in parts)
+    return kind in (bool, int, float, str)
 
 
 def field_help(cls: type) -> dict[str, str]:
