@@ -58,7 +58,7 @@ def _parameter(reach: Reach) -> Edits:
         a = node.args
         static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
         bound = int(is_method and not static)
-        if not found or a.vararg or a.posonlyargs:
+        if not found or a.vararg or a.kwarg or a.posonlyargs or a.kwonlyargs:
             continue
         defaults = [None] * (len(a.args) - len(a.defaults)) + a.defaults
         stored = _stored(node)

@@ -3,7 +3,7 @@ written.
 
 Methods are matched by name. What `self` is asked for counts for the class and its relatives alone; what any other
 object is asked for counts for all classes. A method that another library calls, because it stands in the place of one
-of a base class's own, is always reached.
+of a base class's own, is always reached. What is asked for by a name that is computed at run time is not seen.
 """
 
 from __future__ import annotations
@@ -197,6 +197,13 @@ def _read_attributes(part: ast.AST) -> Iterator[str]:
             yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # getattr(x, "name")
             yield node.value
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute) and not _is_count(node):
+            yield node.target.attr  # it may be an array that others hold, too
+
+
+def _is_count(node: ast.AugAssign) -> bool:
+    """Whether it is something like `self.updates += 1`."""
+    return isinstance(node.value, ast.Constant)
 
 
 def _is_entry(node: ast.Subscript) -> bool:
@@ -246,7 +253,7 @@ def _unread(item: Item, part: ast.AST, read: set[str], plain: bool) -> Iterator[
                 pairs = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
                 targets = target.elts if pairs and isinstance(target, ast.Tuple) else [target]
                 values = value.elts if pairs and isinstance(value, ast.Tuple) else [value]
-            elif isinstance(statement, ast.AugAssign) and isinstance(statement.value, ast.Constant):  # a counter
+            elif isinstance(statement, ast.AugAssign) and _is_count(statement):
                 targets, values = [statement.target], [statement.value]
             else:
                 continue
