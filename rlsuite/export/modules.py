@@ -74,6 +74,11 @@ class Item:
             self.change(self.text.with_edits(edits))
 
     @property
+    def is_statement(self) -> bool:
+        """Whether it defines nothing and is there for what it does."""
+        return not isinstance(self.node, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign)
+
+    @property
     def node(self) -> ast.stmt:
         return self.text.tree.body[0]
 
@@ -126,7 +131,7 @@ class Module:
             if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
                 continue
             self.imports |= {found.alias: found for found in _imports(node)}
-            names = [name for name in _defined(node) if not name.startswith("__")]
+            names = [name for name in _defined(node) if not name.startswith("__")] or _done(node)
             if names:
                 start = text.starts[text.first_line(node)]
                 assert node.end_lineno is not None
@@ -146,6 +151,14 @@ def _defined(node: ast.stmt) -> list[str]:
     return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
 
 
+def _done(node: ast.stmt) -> list[str]:
+    """A name for a statement that is there for what it does, such as `torch.set_float32_matmul_precision("high")`."""
+    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    silent = text or types or isinstance(node, ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign)
+    return [] if silent else [f"line {node.lineno}"]
+
+
 def _imports(node: ast.stmt) -> Iterator[Import]:
     """Also of `if TYPE_CHECKING`."""
     for part in ast.walk(node) if isinstance(node, ast.If) else [node]:
@@ -153,6 +166,8 @@ def _imports(node: ast.stmt) -> Iterator[Import]:
             for alias in part.names:
                 yield Import(alias.name, "", alias.asname or alias.name.split(".")[0])
         elif isinstance(part, ast.ImportFrom) and part.module != "__future__":
+            if part.level or part.names[0].name == "*":
+                raise UserError(f"`{ast.unparse(part)}` cannot be followed; name the module and what comes from it.")
             for alias in part.names:
                 yield Import(part.module or "", alias.name, alias.asname or alias.name)
 

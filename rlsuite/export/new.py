@@ -45,7 +45,7 @@ def begin(name: str, source: str, place: str) -> str:
     tree = ast.parse(text)
     docstring = tree.body[0]
     assert isinstance(docstring, ast.Expr) and isinstance(docstring.value, ast.Constant) and docstring.end_lineno
-    old = str(docstring.value.value)
+    old = str(docstring.value.value).replace("\\", "\\\\")
     usage = USAGE.search(old)
     assert usage is not None
     head = BEGUN.format(

@@ -12,7 +12,7 @@ import textwrap
 import typing
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ FACTS: dict[str, Facts] = {
     },
     "rlsuite.harness.evaluation": {"space.dtype == np.uint8": False, "space.shape is not None": True},
 }
+RECEIVERS = ("config", "c", "self.config")  # how algorithm files name their configuration
 ON_CPU_ONLY = ("rlsuite.harness.networks", "ActorCritic")
 WIDTH = 120
 
@@ -87,7 +88,9 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
     while True:
         library = library_for(algorithm, fixed, settings, instead)
         main = library.load(algorithm.module.__name__, path)
-        roots = [main.items[root] for root in ("Config", "PRESETS", "train") if root in main.items]
+        roots = [
+            item for name, item in main.items.items() if name in ("Config", "PRESETS", "train") or item.is_statement
+        ]
         reach = Reach(library, [*roots, library.item(STANDALONE, "main")])
         reached = {(item.module.name, item.name) for item in reach.items}
         if VIEW in reached and instead[SLOTS] == COPIES:
@@ -105,6 +108,7 @@ def header(algorithm: Algorithm, main: Module, name: str, fixed: Mapping[str, An
     """The docstring of the algorithm's file, and where the new one comes from."""
     call = re.compile(r"^    rlsuite (train \S+ )?(.*)\n?", re.MULTILINE)
     text = call.sub(lambda found: f"    python {name} {found[2]}\n" if found[1] else "", main.docstring).rstrip()
+    text = text.replace("\\", "\\\\")  # of equations
     settled = ", ".join(f"{key.rstrip('_')} = {value}" for key, value in fixed.items())
     notes = [
         f"Made from {algorithm.name}.py by rlsuite {rlsuite.__version__} (`rlsuite export`): the algorithm and what it "
@@ -131,9 +135,37 @@ def switches(algorithm: Algorithm, given: Mapping[str, Any], variants: bool) -> 
             fixed[name] = coerce(key, kinds[name], value)
         except ValueError as error:
             raise UserError(f"{error}.") from None
+    elsewhere = asked_elsewhere(algorithm)
+    if lost := sorted(fixed.keys() & elsewhere):
+        raise UserError(
+            f"'{lost[0]}' cannot be settled, because {algorithm.name}.py asks something else than `config` or "
+            "`self.config` for it; change that, or leave it as it is."
+        )
     preset = {field_name(key, hints) for overrides in algorithm.presets.values() for key in overrides}
-    free = set() if variants else kinds.keys() - preset
-    return {f.name: f.default for f in fields(algorithm.module.Config) if f.name in free} | fixed
+    free = set() if variants else kinds.keys() - preset - elsewhere
+    defaults = {f.name: f.default for f in fields(algorithm.module.Config) if f.default is not MISSING}
+    return {name: default for name, default in defaults.items() if name in free} | fixed
+
+
+def config_classes(config: type) -> list[type]:
+    """A dataclass and those that it is built on."""
+    return [cls for cls in config.__mro__[:-1] if is_dataclass(cls)]
+
+
+def asked_elsewhere(algorithm: Algorithm) -> set[str]:
+    """Names that are attributes of something that is not obviously the configuration."""
+    config = algorithm.module.Config
+    found = set()
+    for module in {algorithm.module, *(sys.modules[cls.__module__] for cls in config_classes(config))}:
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        names = {cls.__name__ for cls in config_classes(config)}
+        own = {n for c in tree.body if isinstance(c, ast.ClassDef) and c.name in names for n in ast.walk(c)}
+        methods = {node.func for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node not in methods:
+                known = (*RECEIVERS, "self") if node in own else RECEIVERS
+                found |= {node.attr} if ast.unparse(node.value) not in known else set()
+    return found
 
 
 def library_for(
@@ -147,10 +179,10 @@ def library_for(
     own, other = algorithm.module, importlib.import_module(STANDALONE)
     settled: list[tuple[Any, Mapping[str, Any]]] = []
     for module, config, values, receivers in (
-        (own, own.Config, fixed, ("config", "c", "self.config")),
+        (own, own.Config, fixed, RECEIVERS),
         (other, other.Settings, settings, ("settings", "self.settings")),
     ):
-        classes = [cls for cls in config.__mro__[:-1] if is_dataclass(cls)]
+        classes = config_classes(config)
         for name in {module.__name__, *(cls.__module__ for cls in classes)}:
             facts[name] |= {f"{receiver}.{key}": value for receiver in receivers for key, value in values.items()}
         settled += [(cls, values) for cls in classes]
@@ -177,7 +209,9 @@ class Script:
         merged: dict[Item, Item] = {}
         first: dict[str, Item] = {}
         for item in sorted(self.reach.items, key=lambda item: item.module is not self.main):
-            if isinstance(item.node, ast.Assign):
+            if isinstance(item.node, ast.Assign) and not any(
+                isinstance(t, Item) for _, t, _ in self.library.uses(item)
+            ):
                 first.setdefault(ast.unparse(item.node), item)
                 merged[item] = first[ast.unparse(item.node)]
             else:
@@ -189,8 +223,10 @@ class Script:
         aliases = defaultdict(set)
         for found in self.reach.imports:
             aliases[found.alias].add(found)
-        taken = {name: None for name in aliases}
-        names = {}
+        if twice := sorted(alias for alias, meanings in aliases.items() if len(meanings) > 1):
+            raise UserError(f"{twice[0]} is imported from two places under this name; import it by another one.")
+        taken = set(aliases)
+        names: dict[Item, str] = {}
         for item in sorted(dict.fromkeys(self.items.values()), key=lambda item: item.module is not self.main):
             name = item.name
             if name in taken:
@@ -203,7 +239,7 @@ class Script:
                     name = f"{stem}_{name}"
             if name in taken:
                 raise UserError(f"two definitions would both be called {name}; rename one of them.")
-            taken[name] = None
+            taken.add(name)
             names[item] = name
         return names
 
@@ -257,6 +293,7 @@ class Script:
         return found
 
     def _renamed(self, item: Item) -> str:
+        stored = {n.id for n in ast.walk(item.text.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         edits = []
         if self.names[item] != item.name:
             edits.append(self._own_name(item))
@@ -265,6 +302,10 @@ class Script:
                 name = self.names[self.items[target]]
                 node: ast.expr = use.chain[0] if length else use.node
                 if item.text.of(node) != name:
+                    if name in stored:
+                        raise UserError(
+                            f"{name} is also a variable in {item.name} of {item.module.path.name}; rename it."
+                        )
                     edits.append(Edit(*item.text.span(node), name))
         return item.text.with_edits(edits)
 

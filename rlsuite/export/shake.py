@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from rlsuite.export.modules import Import, Item, Library
+from rlsuite.errors import UserError
+from rlsuite.export.modules import PACKAGES, Import, Item, Library
 from rlsuite.export.names import asked, takes, unread
 from rlsuite.export.simplify import Edit
 
@@ -79,6 +80,9 @@ class Reach:
     def _read(self, item: Item, part: ast.AST, is_base: bool = False) -> None:
         """Follow what a part of an item uses and asks for."""
         libraries = set()
+        for node in ast.walk(part):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
+                raise UserError(f"{item.module.path.name} imports {node.module} within {item.name}; do so at the top.")
         for use, target, _ in self.library.uses(item, [part]):
             if isinstance(target, Item):
                 self._reach(target)

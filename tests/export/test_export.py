@@ -273,6 +273,44 @@ def test_what_cannot_be_exported_is_told_in_a_sentence(mine, old, new, words):
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
+def test_what_a_file_does_when_it_is_loaded_stays(mine):
+    mine.write_text(
+        mine.read_text().replace("class TD3BC:", 'torch.set_float32_matmul_precision("high")\n\n\nclass TD3BC:')
+    )
+    assert '\ntorch.set_float32_matmul_precision("high")\n' in export(str(mine), "mine_single.py")
+
+
+def test_a_docstring_with_backslashes_stays_the_same(mine):
+    mine.write_text(mine.read_text().replace('"""Mine: ', 'r"""Mine: \\alpha '))
+    assert ast.get_docstring(ast.parse(export(str(mine), "mine_single.py"))).startswith("Mine: \\alpha TD3+BC")
+
+
+def test_a_switch_that_is_asked_of_something_else_stays_a_flag(mine):
+    mine.write_text(mine.read_text().replace("    if config.normalize:", "    cfg = config\n    if cfg.normalize:"))
+    assert "    normalize: bool = True\n" in export(str(mine), "mine_single.py")
+    with pytest.raises(UserError, match="'normalize' cannot be settled"):
+        export(str(mine), "mine_single.py", {"normalize": False})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("import copy\n", "from copy import *\n", ["from copy import *"]),
+        (
+            "    agent = TD3BC(",
+            "    from rlsuite.data import doctor\n\n    agent = TD3BC(",
+            ["rlsuite.data", "train", "top"],
+        ),
+        ("from torch.nn import functional", "import torch.nn.functional as functional", ["functional", "another"]),
+    ],
+)
+def test_imports_that_cannot_be_followed_are_told_in_a_sentence(mine, old, new, words):
+    mine.write_text(mine.read_text().replace(old, new, 1))
+    with pytest.raises(UserError) as error:
+        export(str(mine), "mine_single.py")
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
 # The command
 
 
