@@ -31,7 +31,7 @@ class Item:
     """A top-level definition."""
 
     module: Module
-    name: str
+    names: list[str]  # one, but for `low, high = 0, 1`
     source: str
     text: Text = field(init=False)
     _uses: dict[ast.AST, list[Use]] = field(init=False)
@@ -72,6 +72,10 @@ class Item:
                     end = self.text.span(following)[0] if following else self.text.span(value)[1] - 1
                     edits.append(Edit(start, end, ""))
             self.change(self.text.with_edits(edits))
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
 
     @property
     def is_statement(self) -> bool:
@@ -136,7 +140,7 @@ class Module:
                 start = text.starts[text.first_line(node)]
                 assert node.end_lineno is not None
                 source = simplify(text.bytes[start : text.starts[node.end_lineno]].decode(), facts)
-                item = Item(self, names[0], source)
+                item = Item(self, names, source)
                 self.items |= dict.fromkeys(names, item)
 
 

@@ -229,7 +229,7 @@ class Script:
         names: dict[Item, str] = {}
         for item in sorted(dict.fromkeys(self.items.values()), key=lambda item: item.module is not self.main):
             name = item.name
-            if name in taken:
+            if name in taken and len(item.names) == 1:
                 stem = item.module.name.rpartition(".")[2]
                 if name.isupper():
                     name = f"{stem.upper()}_{name}"
@@ -237,9 +237,9 @@ class Script:
                     name = stem.title().replace("_", "") + name
                 else:
                     name = f"{stem}_{name}"
-            if name in taken:
-                raise UserError(f"two definitions would both be called {name}; rename one of them.")
-            taken.add(name)
+            if twice := sorted({name, *item.names[1:]} & taken):
+                raise UserError(f"two definitions would both be called {twice[0]}; rename one of them.")
+            taken.update((name, *item.names[1:]))
             names[item] = name
         return names
 
@@ -251,7 +251,7 @@ class Script:
             both = before is not None and all(isinstance(x.node, ast.Assign | ast.AnnAssign) for x in (before, item))
             moved = item not in self._early and (before is None or before.module is not item.module)
             text += "\n" * (0 if both and not moved else 2)
-            text += f"# {item.module.name}\n\n" if moved else ""
+            text += f"# From {item.module.name}\n\n" if moved else ""
             text += self._renamed(item)
             before = item
         presets = self.names[self.main.items["PRESETS"]] if "PRESETS" in self.main.items else "{}"
@@ -277,20 +277,21 @@ class Script:
         item = self.items[item]
         if item in ordered or item in path:
             return
-        for needed in self._needed(item, set()):
+        for needed in self._needed(item):
             self._place(needed, ordered, (*path, item))
         ordered[item] = None
 
-    def _needed(self, item: Item, seen: set[Item]) -> list[Item]:
-        """What must be there when an item is defined: what it uses then, and what the functions that it calls use."""
-        found: list[Item] = []
-        for _, target, _ in self.library.uses(item, item.shell()):
-            if isinstance(target, Item) and target not in seen:
-                seen.add(target)
-                found.append(target)
+    def _needed(self, item: Item) -> list[Item]:
+        """What must be there when an item is defined: what it uses then, and what the functions that it uses use."""
+        found: dict[Item, None] = {}
+        todo = [target for _, target, _ in self.library.uses(item, item.shell())]
+        while todo:
+            target = todo.pop(0)
+            if isinstance(target, Item) and target not in found:
+                found[target] = None
                 if isinstance(target.node, ast.FunctionDef):
-                    found += [t for _, t, _ in self.library.uses(target) if isinstance(t, Item)]
-        return found
+                    todo += [used for _, used, _ in self.library.uses(target)]
+        return list(found)
 
     def _renamed(self, item: Item) -> str:
         stored = {n.id for n in ast.walk(item.text.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -299,8 +300,9 @@ class Script:
             edits.append(self._own_name(item))
         for use, target, length in self.library.uses(item):
             if isinstance(target, Item) and target in self.items:
-                name = self.names[self.items[target]]
                 node: ast.expr = use.chain[0] if length else use.node
+                spelt = use.attributes[0] if length else use.name
+                name = spelt if spelt in target.names[1:] else self.names[self.items[target]]
                 if item.text.of(node) != name:
                     if name in stored:
                         raise UserError(
@@ -310,10 +312,10 @@ class Script:
         return item.text.with_edits(edits)
 
     def _own_name(self, item: Item) -> Edit:
-        text = item.text
-        start, end = text.span(item.node)
-        at = text.bytes.index(item.name.encode(), start, end)
-        return Edit(at, at + len(item.name.encode()), self.names[item])
+        start, end = item.text.span(item.node)
+        found = re.compile(rf"\b{item.name}\b".encode()).search(item.text.bytes, start, end)
+        assert found is not None
+        return Edit(*found.span(), self.names[item])
 
     def _imports(self) -> str:
         """Sorted as ruff sorts them: the standard library first."""

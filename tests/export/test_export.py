@@ -280,6 +280,20 @@ def test_what_a_file_does_when_it_is_loaded_stays(mine):
     assert '\ntorch.set_float32_matmul_precision("high")\n' in export(str(mine), "mine_single.py")
 
 
+def test_what_is_used_when_the_file_is_loaded_comes_first(mine, pendulum, tmp_path):
+    """Through several functions; and two names of one assignment stay two."""
+    functions = "def outer() -> float:\n    return inner() * HIGH\n\n\ndef inner() -> float:\n    return LOW\n"
+    below = f"\n\n{functions}\n\nLOW, HIGH = 0.5, 2.0\n"
+    text = mine.read_text().replace("SCALE = 2.0\n", f"{below}\n\nSCALE = outer()\n")
+    mine.write_text(text)
+    given = given_for("mine", {}, pendulum)
+    assert execute(resolve(load_algorithm(str(mine)), given), tmp_path / "package") == 0
+    script = tmp_path / "mine_single.py"
+    script.write_text(export(str(mine), script.name))
+    assert run_alone(script, given, tmp_path / "alone").returncode == 0
+    assert_same(tmp_path / "package", tmp_path / "alone")
+
+
 def test_a_docstring_with_backslashes_stays_the_same(mine):
     mine.write_text(mine.read_text().replace('"""Mine: ', 'r"""Mine: \\alpha '))
     assert ast.get_docstring(ast.parse(export(str(mine), "mine_single.py"))).startswith("Mine: \\alpha TD3+BC")
