@@ -284,8 +284,11 @@ def test_what_is_used_when_the_file_is_loaded_comes_first(mine, pendulum, tmp_pa
     """Through several functions; and two names of one assignment stay two."""
     functions = "def outer() -> float:\n    return inner() * HIGH\n\n\ndef inner() -> float:\n    return LOW\n"
     below = f"\n\n{functions}\n\nLOW, HIGH = 0.5, 2.0\n"
-    text = mine.read_text().replace("SCALE = 2.0\n", f"{below}\n\nSCALE = outer()\n")
-    mine.write_text(text)
+    text = mine.read_text().replace(
+        "SCALE = 2.0\n", f"{below}\n\nSCALE = outer() + evaluation_seeds('x', 'final', 1)[0] % 7\n"
+    )
+    seeds = "from rlsuite.harness.seeding import evaluation_seeds\n"
+    mine.write_text(text.replace("from rlsuite.kernels", f"{seeds}from rlsuite.kernels", 1))
     given = given_for("mine", {}, pendulum)
     assert execute(resolve(load_algorithm(str(mine)), given), tmp_path / "package") == 0
     script = tmp_path / "mine_single.py"

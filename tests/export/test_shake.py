@@ -231,6 +231,24 @@ CASES = {
         """,
         None,
     ),
+    "nor in a method that is handed on, or that another class has, too": (
+        """
+        class A:
+            def f(self, x, flag=False):
+                return flag
+
+            def g(self, x, flag=False):
+                return flag
+
+        class B:
+            def g(self, x, flag=True):
+                return flag
+
+        def train(x):
+            return A().f(x), map(A().f, x, x), A().g(x), B().g(x)
+        """,
+        None,
+    ),
     "nor one that differs, or comes from outside": (
         """
         def f(x, flag=False, other=True):
