@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -346,10 +346,10 @@ def _by_kind(word: str) -> tuple[int, str]:
 
 def formatted(source: str) -> str:
     """By ruff where that is installed, else as it is. A list that has lost parts may go on one line."""
-    ruff = shutil.which("ruff")
-    if ruff is None:
+    if importlib.util.find_spec("ruff") is None:
         return source
     for command in (["check", "--fix", "--select=I"], ["format", "--config=format.skip-magic-trailing-comma=true"]):
         options = ["--quiet", "--isolated", f"--line-length={WIDTH}", "-"]
-        source = subprocess.run([ruff, *command, *options], input=source, capture_output=True, text=True).stdout
+        ruff = [sys.executable, "-m", "ruff", *command, *options]
+        source = subprocess.run(ruff, input=source, capture_output=True, text=True).stdout
     return source
