@@ -241,13 +241,27 @@ def png(panels: Sequence[Panel], title: str, legend: Sequence[Line2D] = ()) -> b
         for place, panel in enumerate(panels, 1):
             axes = figure.add_subplot(lines, columns, place)
             panel.draw(axes)
-            axes.set_title(panel.title)
+            axes.set_title(in_lines(panel.title, int(10 * (width / columns - 0.8))))  # about ten letters an inch
         if legend:
             columns = math.ceil(len(legend) / math.ceil(len(legend) / 6))  # rows of like length
             figure.legend(handles=list(legend), loc="outside lower left", ncols=columns, frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def in_lines(name: str, letters: int) -> str:
+    """The name of a task with lines of at most so many letters, broken behind commas.
+
+    >>> in_lines("CartPole-v0#frames=5,sigma=0.2", 25)
+    'CartPole-v0#frames=5,\\nsigma=0.2'
+    """
+    lines = [""]
+    for part in re.findall("[^,]+,?", name):
+        if lines[-1] and len(lines[-1] + part) > letters:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def svg(panel: Panel, name: str) -> str:

@@ -18,6 +18,7 @@ from rich.console import Console
 from scipy import stats
 
 from rlsuite.bench import report, report_cli, rows
+from rlsuite.bench.plots import in_lines
 from rlsuite.bench.published import d4rl_name, published_scores
 from rlsuite.bench.summary import Summary, summarise
 from rlsuite.errors import UserError
@@ -537,3 +538,9 @@ def test_table_on_a_terminal(written: report.Report) -> None:
     stream = io.StringIO()
     report.print_table(written, Console(file=stream, force_terminal=True, width=120))
     assert "td3_bc" in stream.getvalue() and "\x1b[" in stream.getvalue() and "report.html" in stream.getvalue()
+
+
+def test_a_long_name_of_a_task_is_broken_behind_commas():
+    assert in_lines("CartPole-v0#frames=5,sigma=0.2", 25) == "CartPole-v0#frames=5,\nsigma=0.2"
+    assert in_lines("CartPole-v0#frames=5,sigma=0.2", 30) == "CartPole-v0#frames=5,sigma=0.2"
+    assert in_lines("rlsuite/hopper/medium-v0", 5) == "rlsuite/hopper/medium-v0"
