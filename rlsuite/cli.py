@@ -106,6 +106,7 @@ def build_parser() -> Parser:
     import rlsuite.bench.compare_cli
     import rlsuite.bench.report_cli
     import rlsuite.certify.cli
+    import rlsuite.check.cli
     import rlsuite.data.cli
     import rlsuite.export.cli
 
@@ -141,6 +142,7 @@ def build_parser() -> Parser:
     rlsuite.bench.cli.add_parser(commands)
     rlsuite.bench.report_cli.add_parser(commands)
     rlsuite.bench.compare_cli.add_parser(commands)
+    rlsuite.check.cli.add_parser(commands)
     rlsuite.data.cli.add_parser(commands)
     rlsuite.export.cli.add_parsers(commands)
     return parser

@@ -1,0 +1,1 @@
+"""The regression check: every algorithm on small tasks, compared with stored runs."""

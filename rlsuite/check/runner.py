@@ -1,0 +1,72 @@
+"""Runs the cases of a check in parallel, one thread each; what happens to one process costs its runs only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rlsuite.bench.attempt import child_environment, last_line, usable_cores
+from rlsuite.check.suite import Case
+
+CHUNK = 10  # runs a process: enough to make little of its start, few enough to share the work well
+
+Runs = list[dict[str, Any]]  # of `cell.run`, in the order of the seeds
+Told = Callable[[str, int, int], None]  # name of a case, its runs so far, all its runs
+
+
+def run_cases(
+    seeds: Mapping[str, Sequence[int]],
+    cases: Iterable[Case],
+    jobs: int | None = None,
+    timeout: float | None = None,
+    tell: Told | None = None,
+) -> dict[str, Runs]:
+    """The runs of each case with its `seeds`, `jobs` processes at a time (as many as there are cores by default).
+
+    A process that needs more than `timeout` seconds is killed; a run that failed says why under "failure".
+    """
+    work = [
+        (case, list(seeds[case.name])[start : start + CHUNK])
+        for case in cases
+        for start in range(0, len(seeds[case.name]), CHUNK)
+    ]
+    runs: dict[str, dict[int, dict[str, Any]]] = {case.name: {} for case, _ in work}
+    with ThreadPoolExecutor(jobs or usable_cores()) as pool:
+        waiting = {pool.submit(_process, case, chunk, timeout): case.name for case, chunk in work}
+        try:
+            for done in as_completed(waiting):
+                name = waiting[done]
+                runs[name].update((run["seed"], run) for run in done.result())
+                if tell:
+                    tell(name, len(runs[name]), len(seeds[name]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {name: [runs[name][seed] for seed in seeds[name]] for name in runs}
+
+
+def _process(case: Case, seeds: Sequence[int], timeout: float | None) -> Runs:
+    job = json.dumps({"algorithm": case.algorithm.source, "given": case.given, "seeds": seeds})
+    with tempfile.TemporaryDirectory(prefix="rlsuite-check-") as scratch:
+        out, log = Path(scratch) / "runs.jsonl", Path(scratch) / "log.txt"
+        with log.open("wb") as output:
+            try:
+                code = subprocess.run(
+                    [sys.executable, "-m", "rlsuite.check.cell", job, str(out)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**child_environment(1), "TMPDIR": scratch},
+                    timeout=timeout,
+                ).returncode
+                reason = last_line(log) or f"the process ended with code {code}"
+            except subprocess.TimeoutExpired:
+                reason = f"its process needed more than {timeout:g} s"
+        done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return done + [{"seed": seed, "failure": reason} for seed in seeds[len(done) :]]
