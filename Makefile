@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: setup bench test lint clean
+.PHONY: setup bench test check lint clean
 
 setup: .venv/.ready
 
@@ -17,7 +17,10 @@ bench: setup
 	$(BIN)/rlsuite bench benchmarks/quick.toml
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests
+
+check: setup
+	$(BIN)/rlsuite check
 
 lint: setup
 	$(BIN)/ruff check .

@@ -359,7 +359,7 @@ class DQN:
 
 def check(config: Config) -> None:
     """UserError where a number is too small, or the numbers do not go into each other."""
-    for name in ("n_envs", "train_every", "gradient_steps", "target_every", "buffer_size"):
+    for name in ("n_envs", "train_every", "gradient_steps", "target_every", "buffer_size", "best_episodes"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} is at least 1, not {getattr(config, name)}.")
     if config.train_every % config.n_envs:

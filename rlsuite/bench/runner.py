@@ -130,7 +130,7 @@ def check_inputs(cells: Sequence[Cell], base: Path) -> None:
     from rlsuite.harness.run import match_spaces
 
     needs = {_need(cell) for cell in cells}
-    with _inside(base):
+    with inside(base):
         # The largest part of a dataset first: the smaller ones are cut from it.
         for dataset, steps, env in sorted(needs, key=lambda need: (need[0], -need[1] if need[1] else float("-inf"))):
             if dataset:
@@ -150,7 +150,7 @@ def _need(cell: Cell) -> tuple[str, int, str]:
 
 
 @contextmanager
-def _inside(folder: Path) -> Iterator[None]:
+def inside(folder: Path) -> Iterator[None]:
     """Relative names in a table start from the table's folder, as they do for its cells."""
     old = Path.cwd()
     os.chdir(folder)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlsuite import data
 from rlsuite.bench.difference import rank_sum_p
+from rlsuite.bench.runner import inside
 from rlsuite.check import baseline, output, verdict
-from rlsuite.check.runner import Told, run_cases
+from rlsuite.check.baseline import Baseline
+from rlsuite.check.runner import Runs, Told, run_cases
 from rlsuite.check.suite import Case
-from rlsuite.check.verdict import Judged
+from rlsuite.check.verdict import Judged, Verdict
 from rlsuite.data.cli import build_progress
 from rlsuite.errors import UserError
 from rlsuite.harness.config import resolve
@@ -46,17 +48,27 @@ def judge(
             )
     prepare(cases)
     runs = run_cases({case.name: range(seeds) for case in cases}, cases, jobs, timeout, tell)
-    here, judged = _place(), []
-    for case in cases:
-        of_case, known = runs[case.name], stored[case.name]
-        verdicts = {
-            "sanity": lambda: verdict.sanity(of_case, known, case.best),  # noqa: B023
-            "statistical": lambda: verdict.statistical(of_case, known, alpha, whole),  # noqa: B023
-            "exact": lambda: verdict.exact(of_case, known, here),  # noqa: B023
-        }
-        found = {level: verdicts[level]() for level in verdict.LEVELS if level in levels}
-        judged.append(Judged(case.name, case.algorithm.name, case.task, of_case, known, found))
-    return judged
+    here = _place()
+    return [verdicts(case, runs[case.name], stored[case.name], levels, alpha, whole, here) for case in cases]
+
+
+def verdicts(
+    case: Case,
+    runs: Runs,
+    known: Baseline | None,
+    levels: Sequence[str],
+    alpha: float,
+    whole: int,
+    here: dict[str, Any],
+) -> Judged:
+    """What the `levels` find in the runs of a case; `here` is the processor class and the versions of this place."""
+    checks: dict[str, Callable[[], Verdict]] = {
+        "sanity": lambda: verdict.sanity(runs, known, case.best),
+        "statistical": lambda: verdict.statistical(runs, known, alpha, whole),
+        "exact": lambda: verdict.exact(runs, known, here),
+    }
+    found = {level: checks[level]() for level in verdict.LEVELS if level in levels}
+    return Judged(case.name, runs, known, found)
 
 
 def update(
@@ -109,9 +121,11 @@ def _place() -> dict[str, Any]:
 
 def prepare(cases: Sequence[Case]) -> None:
     """Load every dataset once, so that what must be built is built before the processes ask for it."""
-    configs = [resolve(case.algorithm, case.given).config for case in cases]
-    needs = {(getattr(config, "dataset", ""), getattr(config, "dataset_steps", 0)) for config in configs}
-    for name, steps in sorted(needs):
-        if name:
-            with build_progress(name) as progress:
+    seen: set[tuple[str, int, Path]] = set()
+    for case in cases:
+        config = resolve(case.algorithm, case.given).config
+        name, steps = getattr(config, "dataset", ""), getattr(config, "dataset_steps", 0)
+        if name and (name, steps, case.base) not in seen:
+            seen.add((name, steps, case.base))
+            with inside(case.base), build_progress(name) as progress:
                 data.load(name, steps=steps or None, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,10 +63,12 @@ def _process(case: Case, seeds: Sequence[int], timeout: float | None) -> Runs:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
+                    cwd=case.base,
                     env={**child_environment(1), "TMPDIR": scratch},
                     timeout=timeout,
                 ).returncode
-                reason = last_line(log) or f"the process ended with code {code}"
+                killed = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else ""
+                reason = killed or last_line(log) or f"its process ended with code {code}"
             except subprocess.TimeoutExpired:
                 reason = f"its process needed more than {timeout:g} s"
         done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []

@@ -6,7 +6,7 @@ import fnmatch
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,16 @@ LIKE = {"dataset": "td3_bc", "env": "ppo"}  # whose cases a user's file gets, by
 
 @dataclass(frozen=True)
 class Case:
-    """One algorithm on one task. Attributes: `given`, keys of `rlsuite train`; `best`, the highest return there is."""
+    """One algorithm on one task.
+
+    Attributes: `given`, keys of `rlsuite train`; `base`, the folder that relative paths in it start from; `best`, the
+    highest return that the task has, None if unknown.
+    """
 
     name: str
     algorithm: Algorithm
     given: dict[str, Any]
+    base: Path
     best: float | None = None
 
     @property
@@ -73,18 +78,16 @@ def _case(name: str, keys: dict[str, Any], shared: dict[str, Any], path: Path) -
     own = {key: value for key, value in keys.items() if key not in ("algorithm", "best")}
     if "seed" in own or "seed" in shared:
         raise UserError(f"{where} sets a seed, but the check chooses the seeds of its runs; take it out.")
-    return _resolved(name, algorithm, {**_known(shared, algorithm), **own}, best, where)
+    given = {**_known(shared, algorithm), **own}
+    resolve(algorithm, given, where)
+    # The package's own folder must not become the working directory of a process: its modules would be importable.
+    return Case(name, algorithm, given, Path.cwd() if path == SUITE else path.resolve().parent, best)
 
 
 def _known(keys: dict[str, Any], algorithm: Algorithm) -> dict[str, Any]:
     """Those of the shared settings that an algorithm has."""
     known = schema(algorithm)
     return {key: value for key, value in keys.items() if field_name(key, known) in known}
-
-
-def _resolved(name: str, algorithm: Algorithm, given: dict[str, Any], best: float | None, where: str) -> Case:
-    resolve(algorithm, given, where)
-    return Case(name, algorithm, given, best)
 
 
 def cases_like(file: str, like: str | None, cases: Sequence[Case]) -> list[Case]:
@@ -103,7 +106,8 @@ def cases_like(file: str, like: str | None, cases: Sequence[Case]) -> list[Case]
         if case.algorithm.name == model:
             given = _known(case.given, algorithm)
             name = f"{algorithm.name}-{case.name.removeprefix(model).strip('-')}"
-            own.append(_resolved(name, algorithm, given, case.best, f"--algo {file}"))
+            resolve(algorithm, given, f"--algo {file}")
+            own.append(replace(case, name=name, algorithm=algorithm, given=given))
     return own
 
 

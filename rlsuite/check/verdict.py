@@ -34,8 +34,6 @@ class Judged:
     """A case and what is said of it."""
 
     name: str
-    algorithm: str
-    task: str
     runs: list[dict[str, Any]]
     baseline: Baseline | None
     levels: dict[str, Verdict] = field(default_factory=dict)

@@ -369,7 +369,7 @@ def resolve(algorithm: Algorithm, given: dict[str, Any], where: str = "the comma
             f"add {missing[0]} ({flag_name(missing[0])})."
         )
     config = algorithm.module.Config(**values[algorithm.module.Config])
-    for name, lowest in (("updates", 1), ("total_steps", 1), ("batch_size", 1)):
+    for name, lowest in (("updates", 1), ("total_steps", 1), ("batch_size", 1), ("policy_freq", 1)):
         if getattr(config, name, lowest) < lowest:
             raise UserError(f"{where}: {name} is at least {lowest}, not {getattr(config, name)}.")
     for name in ("gamma", "tau"):

@@ -23,6 +23,8 @@ from tests.bench import fake_cells
 from tests.bench.fake_cells import pids, starts, write_table
 from tests.bench.test_engine import HEAD, alive, rows_of, states, table_of, wait_for
 
+pytestmark = pytest.mark.xdist_group("cluster")  # one worker, so one Ray cluster at a time
+
 FAILING = (
     HEAD.replace('["a/b-v0"]', '["a/b-v0", "c/d-v0", "e/f-v0"]')
     + 'seeds = 2\n[task."c/d-v0"]\nbehaviour = "crash"\n[task."e/f-v0"]\nbehaviour = "nan"\n'
