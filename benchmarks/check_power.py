@@ -60,7 +60,7 @@ def try_mutant(mutant: dict[str, Any]) -> dict[str, Any]:
         if text.count(mutant["old"]) != 1:
             raise SystemExit(f"{mutant['name']}: its old text stands {text.count(mutant['old'])} times in {path.name}")
         path.write_text(text.replace(mutant["old"], mutant["new"]), encoding="utf-8")
-        only = [] if mutant["algorithms"] == "all" else [f"--only={name}" for name in mutant["algorithms"]]
+        only = [] if mutant["algorithms"] == ["all"] else [f"--only={name}" for name in mutant["algorithms"]]
         junit = copy / "junit.xml"
         done = subprocess.run(
             [sys.executable, "-m", "rlsuite", "check", *only, "--jobs=1", f"--junit={junit}"],

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from rlsuite.check import baseline
 from rlsuite.check.cell import SCORE
@@ -12,6 +19,7 @@ from rlsuite.check.suite import BASELINES, cases_like, read_suite, select
 from rlsuite.errors import UserError
 from rlsuite.harness.config import algorithm_names, load_algorithm
 
+ROOT = Path(__file__).parent.parent.parent
 OWN = '[case.a]\nalgorithm = "bc"\ndataset = "rlsuite/pendulum/mixed-v0"\n'
 
 
@@ -94,3 +102,14 @@ def test_a_users_file_gets_the_cases_of_its_kind_with_the_settings_it_knows(sour
     assert all(set(case.given) - {"eval_every", "final_episodes", "log_every"} <= known for case in own)
     with pytest.raises(UserError, match="--like td3: the suite has no cases of it; did you mean 'td3_bc'"):
         cases_like(str(path), "td3", cases)
+
+
+def test_every_seeded_bug_can_still_be_planted():
+    """benchmarks/check_power.py measures with them what a check catches; code that moves must take them along."""
+    mutants = tomllib.loads((ROOT / "benchmarks" / "check_mutants.toml").read_text())["mutant"]
+    assert len({mutant["name"] for mutant in mutants}) == len(mutants) >= 20
+    for mutant in mutants:
+        text = (ROOT / mutant["file"]).read_text()
+        assert text.count(mutant["old"]) == 1, mutant["name"]
+        assert mutant["old"] != mutant["new"] and mutant["what"] and mutant["kind"]
+        assert mutant["algorithms"] == ["all"] or set(mutant["algorithms"]) <= set(algorithm_names())
