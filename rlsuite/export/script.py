@@ -22,21 +22,27 @@ from rlsuite.export.constants import settle
 from rlsuite.export.modules import Import, Item, Library, Module
 from rlsuite.export.shake import Reach
 from rlsuite.export.simplify import Edit, Facts
+from rlsuite.export.tidy import merged, tidy
 
 if TYPE_CHECKING:
     from rlsuite.harness.config import Algorithm
 
 STANDALONE = "rlsuite.export.standalone"
 ENVIRONMENTS = "rlsuite.harness.environments"
-SLOTS, COPIES = (ENVIRONMENTS, "make_slots"), (ENVIRONMENTS, "GymnasiumSlots")
+SLOTS, COPIES = (ENVIRONMENTS, "make_slots"), (STANDALONE, "Slots")
 INSTEAD = {
     ("rlsuite.harness.run", "Run"): (STANDALONE, "Run"),
     ("rlsuite.data.registry", "load"): (STANDALONE, "load"),
     (ENVIRONMENTS, "make_env"): (STANDALONE, "make_env"),
     (ENVIRONMENTS, "Slots"): COPIES,
+    (ENVIRONMENTS, "GymnasiumSlots"): COPIES,
     SLOTS: COPIES,
+    ("rlsuite.harness.evaluation", "evaluate"): (STANDALONE, "evaluate"),
+    ("rlsuite.harness.seeding", "evaluation_seeds"): (STANDALONE, "evaluation_seeds"),
+    (STANDALONE, "make_slots"): COPIES,
     (ENVIRONMENTS, "Environments"): (STANDALONE, "Environments"),
 }
+SEARCH, NEIGHBOURS = ("rlsuite.kernels.neighbours", "NearestNeighbours"), "rlsuite.export.neighbours"
 VIEW = ("rlsuite.harness.smoothing", "split_view")  # a method that looks at it is exported with smoothed environments
 # No Atari, so no pictures; and the policy that NumPy drives stays on the CPU.
 NO_PICTURES: Facts = {"self.pictures": False, "pictures": False, "len(shape) == 3": False}
@@ -84,6 +90,8 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
     path = Path(str(algorithm.module.__file__))
     fixed = switches(algorithm, given or {}, variants)
     instead = dict(INSTEAD)
+    if fixed.get("search") == "exact":
+        instead[SEARCH] = (NEIGHBOURS, SEARCH[1])
     settings: dict[str, Any] = {}
     while True:
         library = library_for(algorithm, fixed, settings, instead)
@@ -94,14 +102,32 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
         reach = Reach(library, [*roots, library.item(STANDALONE, "main")])
         reached = {(item.module.name, item.name) for item in reach.items}
         if VIEW in reached and instead[SLOTS] == COPIES:
-            instead[SLOTS] = (STANDALONE, "make_seen_slots")
+            instead[SLOTS] = instead[STANDALONE, "make_slots"] = (STANDALONE, "make_seen_slots")
         elif ON_CPU_ONLY in reached and not settings:
             settings = {"device": "cpu"}
         else:
             while reach.drop_unread() or settle(reach):
                 reach.find()
             reach.shorten()
-            return formatted(Script(library, reach, main).text(header(algorithm, main, name, fixed)))
+            for item in reach.items:
+                item.change(tidy(item.source))
+            alike = flatten(library, reach, main)
+            reach.find()
+            return formatted(Script(library, reach, main, alike).text(header(algorithm, main, name, fixed)))
+
+
+def flatten(library: Library, reach: Reach, main: Module) -> dict[Item, Item]:
+    """Write `Config` as one class with the fields of those that it is built on; gives these -> `Config`."""
+    own = main.items["Config"]
+    alike: dict[Item, Item] = {}
+    while len(bases := reach.bases(own)) == 1:
+        elsewhere = any(library.meaning(main, use)[0] != target for use, target, _ in library.uses(bases[0]))
+        text = None if elsewhere else merged(own.text, bases[0].text)
+        if text is None:
+            break
+        own.change(text)
+        alike[bases[0]] = own
+    return alike
 
 
 def header(algorithm: Algorithm, main: Module, name: str, fixed: Mapping[str, Any]) -> str:
@@ -199,9 +225,9 @@ def library_for(
 class Script:
     """Items in an order in which they can be defined, the algorithm's own first."""
 
-    def __init__(self, library: Library, reach: Reach, main: Module) -> None:
+    def __init__(self, library: Library, reach: Reach, main: Module, alike: Mapping[Item, Item]) -> None:
         self.library, self.reach, self.main = library, reach, main
-        self.items = self._merged()
+        self.items = self._merged() | {item: other for item, other in alike.items() if item in reach.items}
         self.names = self._named()
 
     def _merged(self) -> dict[Item, Item]:
@@ -251,7 +277,7 @@ class Script:
             both = before is not None and all(isinstance(x.node, ast.Assign | ast.AnnAssign) for x in (before, item))
             moved = item not in self._early and (before is None or before.module is not item.module)
             text += "\n" * (0 if both and not moved else 2)
-            text += f"# From {item.module.name}\n\n" if moved else ""
+            text += f"# From {item.module.name}\n" if moved else ""
             text += self._renamed(item)
             before = item
         presets = self.names[self.main.items["PRESETS"]] if "PRESETS" in self.main.items else "{}"

@@ -7,12 +7,14 @@ from __future__ import annotations
 import argparse
 import ast
 import fnmatch
+import hashlib
 import inspect
 import json
 import math
+import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,21 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from rlsuite.data.dataset import Dataset
-from rlsuite.data.names import split_episodes
 from rlsuite.errors import UserError
-from rlsuite.harness.environments import (
-    TRAINING_SEEDS,
-    Diverged,
-    Episode,
-    GymnasiumSlots,
-    Transition,
-    check_spaces,
-    make_slots,
-)
-from rlsuite.harness.evaluation import evaluate
-from rlsuite.harness.seeding import Streams, evaluation_seeds
+from rlsuite.harness.environments import Episode, Transition
 from rlsuite.harness.smoothing import SmoothedSlots, split_view
 
+BATCH = 16  # rows of every forward pass of an evaluation: the last bits of a product depend on its shape
 ALIASES = {"terminations": "terminals", "truncations": "timeouts"}
 
 
@@ -68,14 +60,21 @@ class Run:
     """What `train(config, run)` is given."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.device, self.rng = settings, torch.device(settings.device), Streams(settings.seed)
-        self.directory = Path(settings.run_dir)
-        self.env_id = ""
+        self.settings, self.device = settings, torch.device(settings.device)
+        self.directory, self.env_id = Path(settings.run_dir), ""
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
-        self._online = False
-        self._logged = 0  # the position of the last metrics
-        self._metrics: dict[str, float] = {}
-        self._tracked: dict[str, Any] = {}
+        self.logged = 0  # the position of the last metrics
+        self.online = False
+        self.metrics: dict[str, float] = {}
+        self.tracked: dict[str, Any] = {}
+        self.streams: dict[str, np.random.Generator] = {}
+
+    def rng(self, name: str) -> np.random.Generator:
+        """The random stream `name`: the same object on every call."""
+        if name not in self.streams:
+            sequence = np.random.SeedSequence(self.settings.seed, spawn_key=words(name))
+            self.streams[name] = np.random.default_rng(sequence)
+        return self.streams[name]
 
     def dataset(self, name: str, steps: int = 0, env: str = "") -> Dataset:
         """Load a dataset, with the action bounds of the environment to evaluate in."""
@@ -83,33 +82,31 @@ class Run:
         self.env_id = env or dataset.env_id or ""
         if not self.env_id:
             raise UserError(f"{name} does not name its environment; add the one to evaluate in, as in --env Hopper-v5.")
-        environment = make_env(self.env_id)
-        space = environment.action_space
-        environment.close()
+        space = make_env(self.env_id).action_space
         if not isinstance(space, gym.spaces.Box) or space.shape != (dataset.action_dim,):
             raise UserError(f"the actions of {name} are not those of {self.env_id}; name its environment with --env.")
         return replace(dataset, action_low=space.low, action_high=space.high).to(self.device)
 
     def environments(self, env_id: str, n: int = 1) -> Environments:
         """n training copies of `env_id`, which is also what the run is evaluated in; the run counts their steps."""
-        self.env_id, self._online = env_id, True
+        self.env_id, self.online = env_id, True
         return Environments(env_id, n, self.rng)
 
     def track(self, **objects: Any) -> None:
         """Name the objects whose networks are saved at the end."""
-        self._tracked.update(objects)
+        self.tracked.update(objects)
 
     @property
     def logging(self) -> bool:
         """Whether metrics given now are kept: a multiple of `log_every` was reached since they last were."""
         every = self.settings.log_every
-        return self.update // every > self._logged // every
+        return self.update // every > self.logged // every
 
     def log(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Keep the metrics of this update if it is a logged one."""
         if self.logging:
-            self._metrics = {key: float(value) for key, value in metrics.items()}
-            self._logged = self.update
+            self.metrics = {key: float(value) for key, value in metrics.items()}
+            self.logged = self.update
 
     def warn(self, message: str) -> None:
         """Say that something is amiss which does not end the run."""
@@ -123,47 +120,110 @@ class Run:
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             (self.directory / name).unlink(missing_ok=True)
         every, last = self.settings.eval_every, updates - updates % stride
-        if self._online and every:
-            self._evaluate("interim", self.settings.eval_episodes, policy)
+        if self.online and every:
+            self.evaluate("interim", self.settings.eval_episodes, policy)
         while self.update < last:
             self.update += stride
             yield self.update
-            self._write_metrics()
+            if self.metrics:
+                if not all(map(math.isfinite, self.metrics.values())):
+                    raise FloatingPointError(f"a metric is not finite at {self.update}: {self.metrics}")
+                self.append("metrics.jsonl", {"update": self.update, **self.metrics})
+                print(f"{self.update:>9}  " + "  ".join(f"{key} {value:.4g}" for key, value in self.metrics.items()))
+                self.metrics = {}
             if every and self.update // every > (self.update - stride) // every and self.update < last:
-                self._evaluate("interim", self.settings.eval_episodes, policy)
-        self._save_weights()
-        self._evaluate("final", self.settings.final_episodes, policy)
+                self.evaluate("interim", self.settings.eval_episodes, policy)
+        # Every network that is an attribute of a tracked object, as `object.attribute.weight`.
+        parts = {f"{name}.{k}": part for name, tracked in self.tracked.items() for k, part in vars(tracked).items()}
+        states = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
+        arrays: dict[str, Any] = {
+            f"{name}.{k}": w.cpu().numpy() for name, state in states.items() for k, w in state.items()
+        }
+        np.savez(self.directory / "weights.npz", allow_pickle=False, **arrays)
+        self.evaluate("final", self.settings.final_episodes, policy)
 
-    def _write_metrics(self) -> None:
-        if not all(map(math.isfinite, self._metrics.values())):
-            raise Diverged(f"a metric is not finite at {self.update}: {self._metrics}")
-        if self._metrics:
-            self._append("metrics.jsonl", {"update": self.update, **self._metrics})
-            print(f"{self.update:>9}  " + "  ".join(f"{key} {value:.4g}" for key, value in self._metrics.items()))
-            self._metrics = {}
-
-    def _evaluate(self, phase: str, episodes: int, policy: Any) -> None:
+    def evaluate(self, phase: str, episodes: int, policy: Any) -> None:
+        """Play episodes, and store a row for each."""
         seeds = evaluation_seeds(self.env_id, phase, episodes)
         played = evaluate(policy.act, self.env_id, seeds, stochastic=getattr(policy, "stochastic", False))
-        for number, e in enumerate(played):
-            row = {"episode": number, "episode_seed": e.seed, "return": e.total, "length": e.length}
-            flags = {"terminated": e.terminated, "truncated": e.truncated}
-            self._append("evaluations.jsonl", {"phase": phase, "update": self.update, **row, **flags})
+        for k, e in enumerate(played):
+            row = {"phase": phase, "update": self.update, "episode": k, "episode_seed": e.seed, "return": e.total}
+            row |= {"length": e.length, "terminated": e.terminated, "truncated": e.truncated}
+            self.append("evaluations.jsonl", row)
         mean = np.mean([episode.total for episode in played])
         print(f"{phase} evaluation at {self.update}: return {mean:.1f} over {episodes} episodes", flush=True)
 
-    def _append(self, name: str, row: dict[str, Any]) -> None:
+    def append(self, name: str, row: dict[str, Any]) -> None:
         with (self.directory / name).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _save_weights(self) -> None:
-        """Every network that is an attribute of a tracked object, as `object.attribute.weight`."""
-        arrays: dict[str, Any] = {}
-        for name, tracked in self._tracked.items():
-            for part, module in vars(tracked).items():
-                weights = module.state_dict() if isinstance(module, nn.Module) else {}
-                arrays |= {f"{name}.{part}.{key}": weight.detach().cpu().numpy() for key, weight in weights.items()}
-        np.savez(self.directory / "weights.npz", allow_pickle=False, **arrays)
+
+def words(text: str) -> tuple[int, ...]:
+    """Four numbers that stand for a text."""
+    return tuple(np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<u4").tolist())
+
+
+class Slots:
+    """Copies of an environment, each reset by number and seed."""
+
+    def __init__(self, env_id: str, n: int) -> None:
+        self.envs = [make_env(env_id) for _ in range(n)]
+        self.observation_space, self.action_space = self.envs[0].observation_space, self.envs[0].action_space
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> list[np.ndarray]:
+        return [self.envs[k].reset(seed=seed)[0] for k, seed in zip(slots, seeds, strict=True)]
+
+    def step(self, slots: Sequence[int] | np.ndarray, actions: np.ndarray) -> tuple[Any, ...]:
+        """Over `slots`: observations, rewards, terminations, truncations, infos. `actions` has a row for every copy."""
+        played: Any = [self.envs[k].step(actions[k]) for k in slots]
+        return tuple(zip(*played, strict=True))
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def make_slots(env_id: str, n: int) -> Slots:
+    return Slots(env_id, n)
+
+
+def make_seen_slots(env_id: str, n: int) -> Slots | SmoothedSlots:
+    """n copies of an environment, with the view that its name asks for."""
+    name, view = split_view(env_id)
+    slots: Any = Slots(name, n)
+    return slots if view is None else SmoothedSlots(slots, n, view)
+
+
+def evaluation_seeds(env_id: str, phase: str, episodes: int) -> list[int]:
+    """Of episodes that are the same for every algorithm and training seed; no training episode has such a seed."""
+    sequence = np.random.SeedSequence(words(f"evaluation 1 {env_id} {phase}"))
+    return [int(word) | 1 << 31 for word in sequence.generate_state(episodes)]
+
+
+def evaluate(
+    act: Callable[..., np.ndarray], env_id: str, seeds: Sequence[int], stochastic: bool = False
+) -> list[Episode]:
+    """Play one episode for each of `seeds`, up to `BATCH` at a time; no episode changes what happens in another."""
+    slots = make_slots(env_id, min(BATCH, len(seeds)))
+    episodes = [Episode(seed) for seed in seeds]
+    observations = np.zeros((BATCH, *slots.observation_space.shape), np.float32)
+    streams, uniforms = [np.random.default_rng(seed) for seed in seeds], np.zeros(BATCH)
+    for first in range(0, len(seeds), BATCH):
+        running = list(range(min(BATCH, len(seeds) - first)))
+        observations[running] = slots.reset(running, seeds[first : first + BATCH])
+        while running:
+            if stochastic:
+                uniforms[running] = [streams[first + k].random() for k in running]
+            actions = act(observations, uniforms) if stochastic else act(observations)
+            for k, observation, reward, *flags, _ in zip(list(running), *slots.step(running, actions), strict=True):
+                observations[k] = observation
+                episode = episodes[first + k]
+                episode.total += float(reward)
+                episode.length += 1
+                episode.terminated, episode.truncated = map(bool, flags)
+                if any(flags):
+                    running.remove(k)
+    return episodes
 
 
 class Environments:
@@ -175,16 +235,21 @@ class Environments:
 
     def __init__(self, env_id: str, n: int, rng: Callable[[str], np.random.Generator]) -> None:
         self.n, self.slots = n, make_slots(env_id, n)
-        self.observation_space, self.action_space = check_spaces(env_id, self.slots)
-        self._seeds = [rng(f"env {k}") for k in range(n)]
+        self.observation_space, self.action_space = self.slots.observation_space, self.slots.action_space
+        if not isinstance(self.observation_space, gym.spaces.Box):
+            raise UserError(f"{env_id} has observations {self.observation_space}; wrap it so that they are a Box.")
+        if len(getattr(self.action_space, "shape", ())) > 1 or not hasattr(self.action_space, "dtype"):
+            raise UserError(f"{env_id} has actions {self.action_space}; wrap it so that they are a Box of one axis.")
+        self.streams = [rng(f"env {k}") for k in range(n)]
         self.observations = np.zeros((n, *self.observation_space.shape), np.float32)
-        self._episodes: list[Episode] = []  # running
-        self._finished: list[Episode] = []
+        self.returns, self.lengths = np.zeros(n), np.zeros(n)  # of the running episodes
+        self.finished: list[tuple[float, float]] = []
+        self.started = False
 
     def begin(self) -> None:
         """Start the first episodes, unless that was done."""
-        if not self._episodes:
-            self._episodes = [Episode(-1) for _ in range(self.n)]
+        if not self.started:
+            self.started = True
             self._reset(list(range(self.n)))
 
     def step(self, actions: np.ndarray) -> Transition:
@@ -192,59 +257,45 @@ class Environments:
         observations, rewards, terminations, truncations, _ = self.slots.step(range(self.n), actions)
         self.observations = following = np.array(observations, np.float32)
         if not (np.isfinite(following).all() and np.isfinite(rewards).all()):
-            raise Diverged("an observation or a reward is not finite")
-        for episode, reward in zip(self._episodes, rewards, strict=True):
-            episode.total += float(reward)
-            episode.length += 1
+            raise FloatingPointError("an observation or a reward is not finite")
+        self.returns += rewards
+        self.lengths += 1
         flags = np.asarray(terminations, bool), np.asarray(truncations, bool)
         if ended := np.flatnonzero(flags[0] | flags[1]).tolist():
             self.observations = following.copy()
-            self._finished += [self._episodes[k] for k in ended]
+            self.finished += zip(self.returns[ended].tolist(), self.lengths[ended].tolist(), strict=True)
             self._reset(ended)
         return Transition(following, np.asarray(rewards, np.float32), *flags)
 
     def statistics(self) -> dict[str, float]:
         """Mean return and length of the training episodes that ended since the last call; nothing if none did."""
-        done, self._finished = self._finished, []
+        done, self.finished = self.finished, []
         if not done:
             return {}
-        return {
-            "episode_return": sum(e.total for e in done) / len(done),
-            "episode_length": sum(e.length for e in done) / len(done),
-            "episodes": float(len(done)),
-        }
+        total, length = (sum(part) / len(done) for part in zip(*done, strict=True))
+        return {"episode_return": total, "episode_length": length, "episodes": float(len(done))}
 
     def _reset(self, slots: list[int]) -> None:
-        seeds = [int(self._seeds[k].integers(TRAINING_SEEDS)) for k in slots]
-        for k, seed, observation in zip(slots, seeds, self.slots.reset(slots, seeds), strict=True):
-            self.observations[k] = observation
-            self._episodes[k] = Episode(seed)
+        seeds = [int(self.streams[k].integers(1 << 31)) for k in slots]
+        self.observations[slots] = self.slots.reset(slots, seeds)
+        self.returns[slots] = self.lengths[slots] = 0
 
 
-def make_env(env_id: str, **kwargs: Any) -> gym.Env:
+def make_env(env_id: str) -> gym.Env:
     """`gymnasium.make` with flat observations."""
-    try:
-        env = gym.make(env_id, **kwargs)
-    except (gym.error.Error, ImportError, TypeError) as error:
-        raise UserError(f"the environment '{env_id}' cannot be made: {' '.join(str(error).split())}") from error
+    env = gym.make(env_id, disable_env_checker=True)
     space = env.observation_space
     flat = isinstance(space, gym.spaces.Box) and (len(space.shape) == 1 or space.dtype == np.uint8)
     return env if flat else gym.wrappers.FlattenObservation(env)
 
 
-def make_seen_slots(env_id: str, n: int) -> GymnasiumSlots | SmoothedSlots:
-    """n copies of an environment, with the view that its name asks for."""
-    name, view = split_view(env_id)
-    slots = GymnasiumSlots(name, n)
-    return slots if view is None else SmoothedSlots(slots, n, view)
-
-
-def load(name: str, steps: int | None = None, device: str = "cpu") -> Dataset:
+def load(name: str, steps: int | None = None) -> Dataset:
     """A D4RL-layout HDF5 file, an npz of such columns, or a Minari dataset by id or folder; the first `steps` rows.
 
     Any of them followed by #1 or #1,10 is these episodes alone, counted from 0.
     """
-    whole, episodes = split_episodes(name)
+    match = re.fullmatch(r"(.+)#([0-9]+(?:,[0-9]+)*)", name)
+    whole = match[1] if match else name
     path = Path(whole)
     if path.suffix in (".hdf5", ".h5", ".npz"):
         if not path.is_file():
@@ -266,8 +317,7 @@ def load(name: str, steps: int | None = None, device: str = "cpu") -> Dataset:
         k: torch.from_numpy(np.array(v, kinds.get(k, np.float32), order="C")) for k, v in arrays.items()
     }
     dataset = Dataset(**tensors, name=whole, env_id=env_id)
-    dataset = dataset.take_episodes(np.array(episodes)) if episodes else dataset
-    return dataset if device == "cpu" else dataset.to(device)
+    return dataset.take_episodes(np.array(match[2].split(","), np.int64)) if match else dataset
 
 
 def read_columns(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -378,31 +428,21 @@ def parse(kind: Any, value: Any) -> Any:
 
 def helps(cls: type) -> dict[str, str]:
     """Field -> the string below it in the source."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        (tree,) = ast.parse(inspect.getsource(base)).body
-        for statement, text in pairwise(ast.iter_child_nodes(tree)):
-            if isinstance(statement, ast.AnnAssign) and isinstance(text, ast.Expr):
-                found[ast.unparse(statement.target)] = ast.literal_eval(text.value)
-    return found
+    trees = [ast.parse(inspect.getsource(base)).body[0] for base in reversed(cls.__mro__[:-1])]
+    parts: list[Any] = [part for tree in trees for part in ast.iter_child_nodes(tree)]
+    return {a.target.id: b.value.value for a, b in pairwise(parts) if hasattr(a, "annotation")}
 
 
 def main(train: Callable[..., None], config: type, presets: Mapping[str, Mapping[str, Any]]) -> None:
     """The command line: a flag for every field of the configuration and of `Settings`; presets by task."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    kinds: dict[str, Any] = {}
-    for cls in (config, Settings):
-        kinds |= typing.get_type_hints(cls)
-        for f in fields(cls):
-            default = "required" if f.default is MISSING else f"default {f.default}"
-            parser.add_argument(
-                "--" + f.name.rstrip("_").replace("_", "-"),
-                dest=f.name,
-                required=f.default is MISSING,
-                default=argparse.SUPPRESS,
-                action=argparse.BooleanOptionalAction if kinds[f.name] is bool else "store",
-                help=f"{helps(cls)[f.name]} ({default})".replace("%", "%%"),
-            )
+    parser = argparse.ArgumentParser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    kinds: dict[str, Any] = typing.get_type_hints(config) | typing.get_type_hints(Settings)
+    texts = helps(config) | helps(Settings)
+    for f in fields(config) + fields(Settings):
+        flag = "--" + f.name.rstrip("_").replace("_", "-")
+        required, action = f.default is MISSING, argparse.BooleanOptionalAction if kinds[f.name] is bool else "store"
+        text = texts[f.name].replace("%", "%%") + ("" if required else f" (default {f.default})")
+        parser.add_argument(flag, dest=f.name, required=required, action=action, help=text)
     given = vars(parser.parse_args())
     task = str(given.get("dataset") or given.get("env")).lower()
     values: dict[str, Any] = {}
@@ -414,6 +454,6 @@ def main(train: Callable[..., None], config: type, presets: Mapping[str, Mapping
         run = Run(Settings(**settings))
         torch.set_num_threads(run.settings.threads)
         train(config(**own), run)
-    except (UserError, Diverged) as error:
+    except (UserError, FloatingPointError, gym.error.Error) as error:
         print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 3)
+        sys.exit(3 if isinstance(error, FloatingPointError) else 2)
