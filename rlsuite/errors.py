@@ -7,10 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence: what is wrong, where, and what to do about it.
-
-    The command line prints it and exits with 2.
-    """
+    """Bad input, in one sentence: what, where, and what to do about it. The command line prints it and exits with 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -297,11 +297,12 @@ def make_policy(envs: Environments, config: Config, rng: np.random.Generator) ->
     """A policy for the spaces of `envs`."""
     observations, actions = envs.observation_space, envs.action_space
     continuous = isinstance(actions, gym.spaces.Box)
+    low, high = (actions.low.tolist(), actions.high.tolist()) if isinstance(actions, gym.spaces.Box) else (None, None)
     return ActorCritic(
         observations.shape,
         actions.shape[0] if isinstance(actions, gym.spaces.Box) else int(actions.n),
-        actions.low.tolist() if isinstance(actions, gym.spaces.Box) else None,
-        actions.high.tolist() if isinstance(actions, gym.spaces.Box) else None,
+        low,
+        high,
         config.hidden,
         config.mean_tanh and continuous,
         config.normalize_observations,
@@ -313,21 +314,18 @@ def make_policy(envs: Environments, config: Config, rng: np.random.Generator) ->
 
 def check(config: Config) -> None:
     """UserError where the numbers of a rollout do not go into each other."""
-    for name, part in (("n_envs", config.n_envs), ("minibatches", config.minibatches)):
-        if part < 1 or config.rollout_steps % part:
-            flag = name.replace("_", "-")
-            raise UserError(
-                f"--rollout-steps {config.rollout_steps} is no multiple of --{flag} {part}; change one of the two."
-            )
-    if config.total_steps < config.rollout_steps:
+    c, steps = config, config.rollout_steps
+    for flag, part in (("n-envs", c.n_envs), ("minibatches", c.minibatches)):
+        if part < 1 or steps % part:
+            raise UserError(f"--rollout-steps {steps} is no multiple of --{flag} {part}; change one of the two.")
+    if c.total_steps < steps:
         raise UserError(
-            f"--total-steps {config.total_steps} are less than one rollout, --rollout-steps {config.rollout_steps}; "
-            "ask for more."
+            f"--total-steps {c.total_steps} are less than one rollout, --rollout-steps {steps}; ask for more."
         )
-    if config.rollout_steps < 2 * config.minibatches:
+    if steps < 2 * c.minibatches:
         raise UserError(
-            f"--rollout-steps {config.rollout_steps} is less than two transitions for each of --minibatches "
-            f"{config.minibatches}, which standard advantages need; change one of the two."
+            f"--rollout-steps {steps} is less than two transitions for each of --minibatches {c.minibatches}, which "
+            "standard advantages need; change one of the two."
         )
 
 

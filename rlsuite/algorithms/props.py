@@ -197,19 +197,17 @@ class PROPS:
             if c.evict == "batch":
                 old = (c.buffer_batches - 1) * c.rollout_steps // self.copies
                 self.buffer.rollout = rollout.newest(old) if old else None
-            if c.stale_reference:
-                reference = self.reference()
+            if c.stale_reference and (kept := self.kept()) is not None:
+                reference = self.reference(kept)
             if c.sampling_error and logged:
                 measured = self.learner.policy.sampling_error(rollout.flat("observations"), rollout.flat("actions"))
                 metrics |= {"sampling_error": measured.value, "sampling_error_expected": measured.expected}
             data = self.learner.update(rollout)
         return data, metrics | self.update_behavior(reference)
 
-    def reference(self) -> tuple[Array, Array, Any] | None:
-        """Prepared observations and actions of D', and what theta says there; None if there is nothing."""
-        kept, policy = self.kept(), self.learner.policy
-        if kept is None or not len(kept):
-            return None
+    def reference(self, kept: Rollout) -> tuple[Array, Array, Any]:
+        """Prepared observations and actions of D', and what theta says there."""
+        policy = self.learner.policy
         x = policy.prepare(kept.flat("observations"))
         return x, kept.flat("actions"), policy.distribution(x)
 
@@ -224,10 +222,7 @@ class PROPS:
         kept = self.kept()
         if c.sampler == "greedy" or kept is None:
             return {}
-        reference = reference or self.reference()
-        if reference is None:
-            return {}
-        x, actions, target = reference
+        x, actions, target = reference or self.reference(kept)
         if c.sampler == "ros":
             self.ros_step(x, actions)
             return {}
@@ -272,21 +267,21 @@ class PROPS:
         ratio = np.exp(log_ratio)
         d_log_prob = weights * ratio * (ratio >= 1 - c.behavior_clip) / np.float32(len(x))
         lam = c.behavior_kl_weight / len(x)
+        # Whether that is KL(phi || theta).
+        of_gaussians, of_categoricals = c.kl_direction != "target_behavior", c.kl_direction == "behavior_target"
         if isinstance(distribution, Gaussian):
             mean, log_std = distribution.gradient(actions, d_log_prob)
             if lam:
-                of_mean, of_log_std = (
-                    distribution.kl_gradient(target) if self.forward_kl else distribution.reverse_kl_gradient(target)
-                )
+                of_kl = distribution.kl_gradient if of_gaussians else distribution.reverse_kl_gradient
+                of_mean, of_log_std = of_kl(target)
                 weight = np.float32(lam / (mean.shape[1] if c.kl_dims == "mean" else 1))
                 mean, log_std = mean + weight * of_mean, log_std + weight * of_log_std.sum(0)
             phi.backward(layers, mean, log_std)
         else:
             logits = distribution.gradient(actions, d_log_prob)
             if lam:
-                logits += np.float32(lam) * (
-                    distribution.kl_gradient(target) if self.forward_kl else distribution.reverse_kl_gradient(target)
-                )
+                of_kls = distribution.kl_gradient if of_categoricals else distribution.reverse_kl_gradient
+                logits += np.float32(lam) * of_kls(target)
             phi.backward(layers, logits)
         return float((ratio - 1 - log_ratio).mean())
 

@@ -93,10 +93,7 @@ class Dataset:
         Raises UserError where bounds are unknown, asymmetric or differ by dimension: tanh policies scale by one number.
         """
         if self.action_low is None or self.action_high is None:
-            raise UserError(
-                f"the action bounds of {self.name} are unknown, because the data name no environment; "
-                "name one with --env."
-            )
+            raise UserError(f"the action bounds of {self.name} are unknown; name its environment with --env.")
         bound = float(self.action_high[0])
         if not (np.all(self.action_high == bound) and np.all(self.action_low == -bound)):
             raise UserError(

@@ -33,6 +33,7 @@ SLOTS, COPIES = (ENVIRONMENTS, "make_slots"), (STANDALONE, "Slots")
 INSTEAD = {
     ("rlsuite.harness.run", "Run"): (STANDALONE, "Run"),
     ("rlsuite.data.registry", "load"): (STANDALONE, "load"),
+    ("rlsuite.data.dataset", "Batches"): (STANDALONE, "Batches"),
     (ENVIRONMENTS, "make_env"): (STANDALONE, "make_env"),
     (ENVIRONMENTS, "Slots"): COPIES,
     (ENVIRONMENTS, "GymnasiumSlots"): COPIES,
@@ -93,8 +94,9 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
     if fixed.get("search") == "exact":
         instead[SEARCH] = (NEIGHBOURS, SEARCH[1])
     settings: dict[str, Any] = {}
+    sampled = True
     while True:
-        library = library_for(algorithm, fixed, settings, instead)
+        library = library_for(algorithm, fixed, settings, instead, sampled)
         main = library.load(algorithm.module.__name__, path)
         roots = [
             item for name, item in main.items.items() if name in ("Config", "PRESETS", "train") or item.is_statement
@@ -105,6 +107,8 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
             instead[SLOTS] = instead[STANDALONE, "make_slots"] = (STANDALONE, "make_seen_slots")
         elif ON_CPU_ONLY in reached and not settings:
             settings = {"device": "cpu"}
+        elif sampled and ON_CPU_ONLY not in reached and ".stochastic" not in path.read_text(encoding="utf-8"):
+            sampled = False
         else:
             while reach.drop_unread() or settle(reach):
                 reach.find()
@@ -199,9 +203,20 @@ def library_for(
     fixed: Mapping[str, Any],
     settings: Mapping[str, Any],
     instead: Mapping[tuple[str, str], tuple[str, str]],
+    sampled: bool,
 ) -> Library:
-    """The package as an exported file sees it, without the switches that are settled."""
+    """The package as an exported file sees it, without the switches that are settled.
+
+    Where nothing is `sampled`, no policy asks for random numbers in its evaluation.
+    """
     facts: dict[str, dict[str, Any]] = defaultdict(dict, {name: dict(known) for name, known in FACTS.items()})
+    kinds = [kind for key, kind in typing.get_type_hints(algorithm.module.Config).items() if key not in fixed]
+    if all(typing.get_origin(kind) is not typing.Literal for kind in kinds):
+        facts[STANDALONE]["typing.get_origin(kind) is typing.Literal"] = False
+    if all(type(None) not in typing.get_args(kind) for kind in kinds):
+        facts[STANDALONE]["type(None) in arguments"] = False
+    if not sampled:
+        facts[STANDALONE]["getattr(policy, 'stochastic', False)"] = False
     own, other = algorithm.module, importlib.import_module(STANDALONE)
     settled: list[tuple[Any, Mapping[str, Any]]] = []
     for module, config, values, receivers in (

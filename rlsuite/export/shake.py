@@ -20,7 +20,7 @@ from rlsuite.export.names import asked, takes, unread
 from rlsuite.export.simplify import Edit
 
 HARMLESS = {"bool", "dict", "float", "getattr", "hasattr", "int", "isinstance", "len", "list", "locals", "max", "min"}
-HARMLESS |= {"str", "tuple", "items", "mean", "np.float32"}  # calls
+HARMLESS |= {"str", "tuple", "items", "mean", "np.float32", "np.zeros", "np.random.default_rng"}  # calls
 VALUES = (ast.Constant, ast.Dict, ast.DictComp, ast.List, ast.ListComp, ast.Compare, ast.BoolOp)
 NOT_EXPORTED = {"state_dict", "load_state_dict"}  # no run is resumed
 BY_NUMPY = {"ActorCritic", "TanhMLP"}  # modules that are never called

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlsuite.data.dataset import Dataset
+from rlsuite.data.dataset import Batch, Dataset
 from rlsuite.errors import UserError
 from rlsuite.harness.environments import Episode, Transition
 from rlsuite.harness.smoothing import SmoothedSlots, split_view
@@ -168,7 +168,8 @@ class Slots:
 
     def __init__(self, env_id: str, n: int) -> None:
         self.envs = [make_env(env_id) for _ in range(n)]
-        self.observation_space, self.action_space = self.envs[0].observation_space, self.envs[0].action_space
+        first: Any = self.envs[0]
+        self.observation_space, self.action_space = first.observation_space, first.action_space
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> list[np.ndarray]:
         return [self.envs[k].reset(seed=seed)[0] for k, seed in zip(slots, seeds, strict=True)]
@@ -287,6 +288,32 @@ def make_env(env_id: str) -> gym.Env:
     space = env.observation_space
     flat = isinstance(space, gym.spaces.Box) and (len(space.shape) == 1 or space.dtype == np.uint8)
     return env if flat else gym.wrappers.FlattenObservation(env)
+
+
+class Batches:
+    """An endless stream of batches of rows drawn uniformly with replacement.
+
+    They are drawn in blocks, because at batch 256 a call of the generator costs as much as a layer of the network.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, rng: np.random.Generator) -> None:
+        if batch_size < 1 or len(dataset) == 0:
+            raise UserError(f"cannot draw batches of {batch_size} from {len(dataset)} transitions of {dataset.name}.")
+        self.dataset, self.rows = dataset, self.draw(batch_size, rng)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        d, rows = self.dataset, next(self.rows)
+        arrays = d.observations, d.actions, d.rewards, d.next_observations, d.terminations
+        parts: Any = [x.index_select(0, rows) for x in arrays]  # several times as fast as [] here
+        return Batch._make([*parts[:4], parts[4].float(), rows])
+
+    def draw(self, batch_size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+        while True:
+            rows = rng.integers(len(self.dataset), size=(256, batch_size), dtype=np.int64)
+            yield from torch.from_numpy(rows).to(self.dataset.device)
 
 
 def load(name: str, steps: int | None = None) -> Dataset:

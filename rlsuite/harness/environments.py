@@ -87,14 +87,10 @@ class Episode:
 class Transition(NamedTuple):
     """One step of n copies."""
 
-    next_observations: np.ndarray
-    """(n, ...) the true successors"""
-    rewards: np.ndarray
-    """(n,) float32"""
-    terminations: np.ndarray
-    """(n,) bool; no bootstrap"""
-    truncations: np.ndarray
-    """(n,) bool; the episode ends by a time limit, not by the task"""
+    next_observations: np.ndarray  # (n, ...) the true successors
+    rewards: np.ndarray  # (n,) float32
+    terminations: np.ndarray  # (n,) bool; no bootstrap
+    truncations: np.ndarray  # (n,) bool; the episode ends by a time limit, not by the task
 
 
 class Slots(Protocol):

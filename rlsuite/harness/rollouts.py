@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from rlsuite.harness.environments import Environments
 Array = np.ndarray
 LIMIT = 10.0  # of normalised observations and scaled rewards
 EPSILON = 1e-8
+STEPWISE = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
 @dataclass
@@ -23,17 +24,13 @@ class Rollout:
     """T steps of n copies: arrays (T, n, ...), raw as the environment gave them."""
 
     observations: Array
-    actions: Array
-    """as the policy drew them, before they were clipped to the bounds"""
+    actions: Array  # as the policy drew them, before they were clipped to the bounds
     rewards: Array
     terminations: Array
     truncations: Array
-    final_observations: Array
-    """(F, ...) the true successors where a time limit ended an episode"""
-    final_rows: Array
-    """(F,) and where that is: t * n + copy"""
-    next_observations: Array
-    """(n, ...) what follows the last step; of a new episode where that step ended one"""
+    final_observations: Array  # (F, ...) the true successors where a time limit ended an episode
+    final_rows: Array  # (F,) and where that is: t * n + copy
+    next_observations: Array  # (n, ...) what follows the last step; of a new episode where that step ended one
 
     def __len__(self) -> int:
         """Transitions"""
@@ -59,28 +56,18 @@ class Rollout:
         dropped = max(0, self.steps - steps)
         kept = self.final_rows >= dropped * self.copies
         parts = {name: getattr(self, name)[dropped:] for name in STEPWISE}
-        return Rollout(
-            **parts,
-            final_observations=self.final_observations[kept],
-            final_rows=self.final_rows[kept] - dropped * self.copies,
-            next_observations=self.next_observations,
-        )
+        rows = self.final_rows[kept] - dropped * self.copies
+        return replace(self, **parts, final_observations=self.final_observations[kept], final_rows=rows)
 
     def then(self, later: Rollout) -> Rollout:
         """This experience and, in the same copies, what came after it."""
         parts = {name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in STEPWISE}
-        return Rollout(
-            **parts,
-            final_observations=np.concatenate([self.final_observations, later.final_observations]),
-            final_rows=np.concatenate([self.final_rows, later.final_rows + len(self)]),
-            next_observations=later.next_observations,
-        )
+        finals = np.concatenate([self.final_observations, later.final_observations])
+        rows = np.concatenate([self.final_rows, later.final_rows + len(self)])
+        return replace(later, **parts, final_observations=finals, final_rows=rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-STEPWISE = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
 class Buffer:
@@ -89,10 +76,6 @@ class Buffer:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.rollout: Rollout | None = None
-
-    def __len__(self) -> int:
-        """Transitions"""
-        return len(self.rollout) if self.rollout else 0
 
     def add(self, rollout: Rollout) -> Rollout:
         """Append what was collected, drop what is too old, and give all that is left."""
@@ -134,21 +117,12 @@ def collect(envs: Environments, steps: int, explore: Callable[[Array], Array]) -
         transition = envs.step(drawn)
         rewards[t] = transition.rewards
         terminations[t], truncations[t] = transition.terminations, transition.truncations
-        if transition.truncations.any():
-            for k in np.flatnonzero(transition.truncations):
-                finals.append(transition.next_observations[k].copy())
-                rows.append(t * n + int(k))
-    shape = (len(rows), *envs.observations.shape[1:])
-    return Rollout(
-        observations,
-        actions,
-        rewards,
-        terminations,
-        truncations,
-        final_observations=np.array(finals, observations.dtype).reshape(shape),
-        final_rows=np.array(rows, np.int64),
-        next_observations=envs.observations.copy(),
-    )
+        for k in np.flatnonzero(transition.truncations):
+            finals.append(transition.next_observations[k].copy())
+            rows.append(t * n + int(k))
+    stepwise = observations, actions, rewards, terminations, truncations
+    ends = np.array(finals, observations.dtype).reshape(len(rows), *envs.observations.shape[1:])
+    return Rollout(*stepwise, ends, np.array(rows, np.int64), envs.observations.copy())
 
 
 class ObservationNormalizer(nn.Module):

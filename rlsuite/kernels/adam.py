@@ -37,21 +37,13 @@ class Adam:
         """One step down `gradients`, one for each parameter."""
         with torch.no_grad():
             self.count += 1
-            torch._fused_adam_(
-                self.parameters,
-                gradients,
-                self.means,
-                self.squares,
-                [],
-                self.steps,
-                lr=self.learning_rate,
-                beta1=0.9,
-                beta2=0.999,
-                weight_decay=self.weight_decay,
-                eps=self.epsilon,
-                amsgrad=False,
-                maximize=False,
-            )
+            tensors: Any = (self.parameters, gradients, self.means, self.squares, [], self.steps)
+            settings: dict[str, Any] = {
+                "lr": self.learning_rate,
+                "weight_decay": self.weight_decay,
+                "eps": self.epsilon,
+            }
+            torch._fused_adam_(*tensors, **settings, beta1=0.9, beta2=0.999, amsgrad=False, maximize=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"means": self.means, "squares": self.squares, "steps": self.steps}

@@ -29,15 +29,12 @@ def backend() -> str:
     """ "onednn" on AMD processors where the operator gives the right numbers, else "torch"."""
     try:
         vendor = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "torch"
-    if "AuthenticAMD" not in vendor or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return "torch"
-    try:
+        if "AuthenticAMD" not in vendor or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return "torch"
         rng = np.random.default_rng(0)
         x, weight, bias = (torch.from_numpy(rng.standard_normal(s, np.float32)) for s in ((64, 128), (128, 128), 128))
         close = torch.allclose(onednn(x, weight, bias), functional.linear(x, weight, bias), atol=1e-4)
-    except (AttributeError, RuntimeError):  # an internal operator may change with any release of torch
+    except (OSError, AttributeError, RuntimeError):  # an internal operator may change with any release of torch
         return "torch"
     return "onednn" if close else "torch"
 
@@ -158,7 +155,8 @@ def mlp(x: Tensor, parameters: Sequence[Tensor], frozen: bool = False, layer_nor
         output: Tensor = _OneDnnMLP.apply(x, *parameters)  # type: ignore[no-untyped-call]
         return output
     for i in range(0, len(parameters), 4 if layer_norm else 2):
-        x = product(x, parameters[i], parameters[i + 1])
+        # Without normalisation oneDNN has done it above.
+        x = (product if layer_norm else functional.linear)(x, parameters[i], parameters[i + 1])
         if i + 2 < len(parameters):
             if layer_norm:
                 x = functional.layer_norm(x, x.shape[1:], parameters[i + 2], parameters[i + 3], EPSILON)

@@ -1009,7 +1009,7 @@ def test_pictures(sampler):
     moved = [not torch.equal(p, q) for p, q in zip(agent.behavior.acting, agent.learner.policy.acting, strict=True)]
     assert all(moved) if sampler in ("props", "aw_props", "ros") else not any(moved)
     if sampler == "props":
-        x, actions, target = agent.reference()
+        x, actions, target = agent.reference(agent.kept())
         log_probs, weights = target.log_prob(actions), np.ones(len(x), np.float32)
         lowered = by_autograd(agent, (x, actions, log_probs, weights, target))[0].item()
         agent.reset_behavior()

@@ -243,7 +243,7 @@ def test_names_that_clash_are_told_apart(mine, pendulum, tmp_path):
     """A name of the user's own stays; the package's of the same name gets that of its module."""
     mine.write_text(mine.read_text().replace("distance", "evaluate"))
     text = export(str(mine), "mine_single.py")
-    assert "def evaluate(x: Tensor, y: Tensor)" in text and "def evaluation_evaluate(" in text
+    assert "def evaluate(x: Tensor, y: Tensor)" in text and "def standalone_evaluate(" in text
 
 
 @pytest.mark.parametrize(
