@@ -298,9 +298,10 @@ def make_policy(envs: Environments, config: Config, rng: np.random.Generator) ->
     observations, actions = envs.observation_space, envs.action_space
     continuous = isinstance(actions, gym.spaces.Box)
     low, high = (actions.low.tolist(), actions.high.tolist()) if isinstance(actions, gym.spaces.Box) else (None, None)
+    count = actions.shape[0] if isinstance(actions, gym.spaces.Box) else int(actions.n)
     return ActorCritic(
         observations.shape,
-        actions.shape[0] if isinstance(actions, gym.spaces.Box) else int(actions.n),
+        count,
         low,
         high,
         config.hidden,
@@ -314,17 +315,15 @@ def make_policy(envs: Environments, config: Config, rng: np.random.Generator) ->
 
 def check(config: Config) -> None:
     """UserError where the numbers of a rollout do not go into each other."""
-    c, steps = config, config.rollout_steps
+    c, n = config, config.rollout_steps
     for flag, part in (("n-envs", c.n_envs), ("minibatches", c.minibatches)):
-        if part < 1 or steps % part:
-            raise UserError(f"--rollout-steps {steps} is no multiple of --{flag} {part}; change one of the two.")
-    if c.total_steps < steps:
+        if part < 1 or n % part:
+            raise UserError(f"--rollout-steps {n} is no multiple of --{flag} {part}; change one of the two.")
+    if c.total_steps < n:
+        raise UserError(f"--total-steps {c.total_steps} are less than one rollout, --rollout-steps {n}; ask for more.")
+    if n < 2 * c.minibatches:
         raise UserError(
-            f"--total-steps {c.total_steps} are less than one rollout, --rollout-steps {steps}; ask for more."
-        )
-    if steps < 2 * c.minibatches:
-        raise UserError(
-            f"--rollout-steps {steps} is less than two transitions for each of --minibatches {c.minibatches}, which "
+            f"--rollout-steps {n} is less than two transitions for each of --minibatches {c.minibatches}, which "
             "standard advantages need; change one of the two."
         )
 

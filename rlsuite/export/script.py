@@ -107,7 +107,10 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
             instead[SLOTS] = instead[STANDALONE, "make_slots"] = (STANDALONE, "make_seen_slots")
         elif ON_CPU_ONLY in reached and not settings:
             settings = {"device": "cpu"}
-        elif sampled and ON_CPU_ONLY not in reached and ".stochastic" not in path.read_text(encoding="utf-8"):
+        elif sampled and (
+            fixed.get("stochastic") is False
+            or (ON_CPU_ONLY not in reached and ".stochastic" not in path.read_text(encoding="utf-8"))
+        ):
             sampled = False
         else:
             while reach.drop_unread() or settle(reach):
@@ -171,10 +174,16 @@ def switches(algorithm: Algorithm, given: Mapping[str, Any], variants: bool) -> 
             f"'{lost[0]}' cannot be settled, because {algorithm.name}.py asks something else than `config` or "
             "`self.config` for it; change that, or leave it as it is."
         )
-    preset = {field_name(key, hints) for overrides in algorithm.presets.values() for key in overrides}
+    tasks = [task for task in algorithm.presets if not task.startswith(lost_presets(algorithm.module.Config))]
+    preset = {field_name(key, hints) for task in tasks for key in algorithm.presets[task]}
     free = set() if variants else kinds.keys() - preset - elsewhere
     defaults = {f.name: f.default for f in fields(algorithm.module.Config) if f.default is not MISSING}
     return {name: default for name, default in defaults.items() if name in free} | fixed
+
+
+def lost_presets(config: type) -> tuple[str, ...]:
+    """How the names of tasks begin that an exported file does not have."""
+    return ("ale-",) if hasattr(config, "dataset_steps") else ("ale-", "rlsuite/")
 
 
 def config_classes(config: type) -> list[type]:
@@ -233,7 +242,7 @@ def library_for(
         home = library.load(cls.__module__).items
         home[cls.__name__].settle(values)
         if "PRESETS" in home:
-            home["PRESETS"].without_keys(("ale-",) if hasattr(cls, "dataset_steps") else ("ale-", "rlsuite/"))
+            home["PRESETS"].without_keys(lost_presets(cls))
     return library
 
 

@@ -23,6 +23,7 @@ HARMLESS = {"bool", "dict", "float", "getattr", "hasattr", "int", "isinstance", 
 HARMLESS |= {"str", "tuple", "items", "mean", "np.float32", "np.zeros", "np.random.default_rng"}  # calls
 VALUES = (ast.Constant, ast.Dict, ast.DictComp, ast.List, ast.ListComp, ast.Compare, ast.BoolOp)
 NOT_EXPORTED = {"state_dict", "load_state_dict"}  # no run is resumed
+ON_CPU = {("ObservationNormalizer", "_apply")}  # what keeps it there
 BY_NUMPY = {"ActorCritic", "TanhMLP"}  # modules that are never called
 
 
@@ -110,7 +111,7 @@ class Reach:
         return [target for _, target, _ in found if isinstance(target, Item) and isinstance(target.node, ast.ClassDef)]
 
     def _is_asked(self, item: Item, name: str, method: ast.FunctionDef) -> bool:
-        if name in NOT_EXPORTED or (name == "forward" and item.name in BY_NUMPY):
+        if name in NOT_EXPORTED or (item.name, name) in ON_CPU or (name == "forward" and item.name in BY_NUMPY):
             return False
         if name.startswith("__") and name.endswith("__"):
             return True

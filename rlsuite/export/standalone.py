@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from rlsuite.data.dataset import Batch, Dataset
 from rlsuite.errors import UserError
-from rlsuite.harness.environments import Episode, Transition
+from rlsuite.harness.environments import Transition
 from rlsuite.harness.smoothing import SmoothedSlots, split_view
 
 BATCH = 16  # rows of every forward pass of an evaluation: the last bits of a product depend on its shape
@@ -203,10 +204,13 @@ def evaluation_seeds(env_id: str, phase: str, episodes: int) -> list[int]:
 
 def evaluate(
     act: Callable[..., np.ndarray], env_id: str, seeds: Sequence[int], stochastic: bool = False
-) -> list[Episode]:
-    """Play one episode for each of `seeds`, up to `BATCH` at a time; no episode changes what happens in another."""
+) -> list[SimpleNamespace]:
+    """Play one episode for each of `seeds`, up to `BATCH` at a time; no episode changes what happens in another.
+
+    Gives the seed, total (undiscounted return), length and flags terminated and truncated of each.
+    """
     slots = make_slots(env_id, min(BATCH, len(seeds)))
-    episodes = [Episode(seed) for seed in seeds]
+    episodes = [SimpleNamespace(seed=seed, total=0.0, length=0) for seed in seeds]
     observations = np.zeros((BATCH, *slots.observation_space.shape), np.float32)
     streams, uniforms = [np.random.default_rng(seed) for seed in seeds], np.zeros(BATCH)
     for first in range(0, len(seeds), BATCH):
@@ -239,8 +243,11 @@ class Environments:
         self.observation_space, self.action_space = self.slots.observation_space, self.slots.action_space
         if not isinstance(self.observation_space, gym.spaces.Box):
             raise UserError(f"{env_id} has observations {self.observation_space}; wrap it so that they are a Box.")
-        if len(getattr(self.action_space, "shape", ())) > 1 or not hasattr(self.action_space, "dtype"):
-            raise UserError(f"{env_id} has actions {self.action_space}; wrap it so that they are a Box of one axis.")
+        actions, one_axis = self.action_space, len(self.action_space.shape or ()) == 1
+        if not (isinstance(actions, gym.spaces.Discrete) or (isinstance(actions, gym.spaces.Box) and one_axis)):
+            raise UserError(
+                f"{env_id} has actions {actions}; wrap it so that they are a Discrete or a Box of one axis."
+            )
         self.streams = [rng(f"env {k}") for k in range(n)]
         self.observations = np.zeros((n, *self.observation_space.shape), np.float32)
         self.returns, self.lengths = np.zeros(n), np.zeros(n)  # of the running episodes

@@ -369,7 +369,7 @@ def test_4_without_refits_it_is_ppo_buffer_bit_for_bit(kind, off):
         play(agents[name], envs, 5 * 64)
     assert identical(agents["off"], agents["buffer"])
     assert not identical(agents["on"], agents["buffer"])
-    assert len(agents["buffer"].buffer) == 2 * 64
+    assert len(agents["buffer"].buffer.rollout) == 2 * 64
 
 
 @pytest.mark.parametrize(

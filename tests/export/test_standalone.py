@@ -17,7 +17,12 @@ from rlsuite.data.formats import write_d4rl, write_minari, write_npz
 from rlsuite.data.recording import Header, Recording, Space
 from rlsuite.errors import UserError
 from rlsuite.export import standalone
+from rlsuite.export.neighbours import Best
+from rlsuite.export.neighbours import NearestNeighbours as Search
 from rlsuite.harness import environments
+from rlsuite.harness.evaluation import evaluate
+from rlsuite.harness.seeding import Streams, evaluation_seeds
+from rlsuite.kernels.neighbours import NearestNeighbours
 from tests.export.test_export import write_pendulum
 
 
@@ -166,3 +171,57 @@ def test_the_module_costs_no_command_its_time():
     """It is read, not imported, where somebody only asks for help."""
     code = "import sys, rlsuite.export.cli; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize(("noise", "beta"), [(0.0, 1.0), (0.1, 1.0), (3.0, 1.0), (0.3, 0.0)])
+def test_neighbours_are_the_packages(k, noise, beta):
+    """Rows and distances, bit for bit, with ties: a third of the pairs stand twice, and beta = 0 makes more."""
+    rng = np.random.default_rng(k)
+    observations = torch.from_numpy(rng.standard_normal((2000, 5), np.float32))
+    actions = torch.from_numpy(rng.uniform(-1, 1, (2000, 2)).astype(np.float32).round(decimals=1))
+    observations[1000:1700], actions[1000:1700] = observations[:700], actions[:700]
+    package, own = NearestNeighbours(observations, actions, beta, k=k), Search(observations, actions, beta, k)
+    for _ in range(5):
+        rows = torch.from_numpy(rng.integers(2000, size=64))
+        wanted = actions[rows] + noise * torch.from_numpy(rng.standard_normal((64, 2), np.float32))
+        expected = package.query(rows, wanted)
+        assert all(map(torch.equal, own.query(rows, wanted), expected))
+        queries = torch.cat([own.keys[rows, :-2], wanted], 1)  # what an accelerator does
+        best = Best(own.keys, rows, queries, k)
+        best.offer(*own.scan_all(queries))
+        assert np.array_equal(best.index, expected[0])
+
+
+def test_neighbours_refuse_what_cannot_be_searched():
+    for keys, k in ((torch.ones(3, 1), 4), (torch.full((3, 1), torch.nan), 1)):
+        with pytest.raises(UserError, match="out of range"):
+            Search(keys, keys, 1.0, k)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_evaluation_is_the_packages(stochastic):
+    """Returns, lengths and flags of more episodes than are played at a time."""
+
+    def act(observations: np.ndarray, uniforms: np.ndarray | float = 0.5) -> np.ndarray:
+        return (observations[:, 2] + 0.3 * (uniforms - 0.5) > 0).astype(np.int64)
+
+    seeds = evaluation_seeds("CartPole-v1", "final", 20)
+    assert standalone.evaluation_seeds("CartPole-v1", "final", 20) == seeds
+    ours, theirs = (f(act, "CartPole-v1", seeds, stochastic=stochastic) for f in (evaluate, standalone.evaluate))
+    assert [vars(episode) for episode in ours] == [vars(episode) for episode in theirs]
+
+
+def test_streams_are_the_packages():
+    run, streams = standalone.Run(standalone.Settings(seed=7)), Streams(7)
+    for name in ("init", "batches", "init"):
+        assert run.rng(name).random() == streams(name).random()
+
+
+def test_spaces_that_no_method_fits_are_told():
+    class Odd(gym.Env):
+        observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiDiscrete([2, 3])
+
+    gym.register("Odd-v0", Odd)
+    with pytest.raises(UserError, match="Odd-v0 has actions MultiDiscrete"):
+        standalone.Environments("Odd-v0", 1, Streams(0))

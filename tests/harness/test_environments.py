@@ -131,7 +131,7 @@ def test_no_collected_transition_crosses_a_reset(name, n, lengths):
             assert np.array_equal(part.final_rows, np.flatnonzero(part.flat("truncations")))
             assert np.array_equal(part.flat("rewards"), part.flat("observations")[:, 0] + 1)
         assert buffer.rollout.steps <= 23
-    assert len(buffer) == n * min(23, sum(lengths))
+    assert len(buffer.rollout) == n * min(23, sum(lengths))
     assert np.array_equal(buffer.rollout.observations[-1], rollout.observations[-1])
     envs.close()
 

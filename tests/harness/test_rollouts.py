@@ -65,7 +65,7 @@ def test_a_buffer_survives_a_checkpoint(tmp_path):
             buffer.add(rollout(7))
         files.save_checkpoint(tmp_path / "b.ckpt", buffer.state_dict())
         again.load_state_dict(files.load_checkpoint(tmp_path / "b.ckpt"))
-        assert len(again.rollout) == len(buffer.rollout)
+        assert filled or again.rollout is None
         check(again.add(rollout(10, begin=7)), 5 if filled else 7, 16)
 
 
