@@ -124,8 +124,7 @@ class Batch(NamedTuple, Generic[T]):
 
     observations: T
     actions: T
-    log_probs: T
-    """of the policy that the update begins with"""
+    log_probs: T  # of the policy that the update begins with
     values: T
     advantages: T
     returns: T

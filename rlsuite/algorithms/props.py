@@ -267,12 +267,11 @@ class PROPS:
         ratio = np.exp(log_ratio)
         d_log_prob = weights * ratio * (ratio >= 1 - c.behavior_clip) / np.float32(len(x))
         lam = c.behavior_kl_weight / len(x)
-        # Whether that is KL(phi || theta).
-        of_gaussians, of_categoricals = c.kl_direction != "target_behavior", c.kl_direction == "behavior_target"
+        which = c.kl_direction
         if isinstance(distribution, Gaussian):
             mean, log_std = distribution.gradient(actions, d_log_prob)
             if lam:
-                of_kl = distribution.kl_gradient if of_gaussians else distribution.reverse_kl_gradient
+                of_kl = distribution.reverse_kl_gradient if which == "target_behavior" else distribution.kl_gradient
                 of_mean, of_log_std = of_kl(target)
                 weight = np.float32(lam / (mean.shape[1] if c.kl_dims == "mean" else 1))
                 mean, log_std = mean + weight * of_mean, log_std + weight * of_log_std.sum(0)
@@ -280,7 +279,7 @@ class PROPS:
         else:
             logits = distribution.gradient(actions, d_log_prob)
             if lam:
-                of_kls = distribution.kl_gradient if of_categoricals else distribution.reverse_kl_gradient
+                of_kls = distribution.kl_gradient if which == "behavior_target" else distribution.reverse_kl_gradient
                 logits += np.float32(lam) * of_kls(target)
             phi.backward(layers, logits)
         return float((ratio - 1 - log_ratio).mean())
