@@ -71,3 +71,7 @@ def test_what_is_more_than_fields_stays_two_classes(own):
 
 def test_the_examples_of_the_module():
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_base_that_is_built_on_another_one_stays():
+    assert merged(Text("@dataclass\nclass B(A):\n    y: int = 3\n"), Text(BASE.replace("class A:", "class A(O):"))) is None
