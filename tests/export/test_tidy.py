@@ -74,4 +74,5 @@ def test_the_examples_of_the_module():
 
 
 def test_a_base_that_is_built_on_another_one_stays():
-    assert merged(Text("@dataclass\nclass B(A):\n    y: int = 3\n"), Text(BASE.replace("class A:", "class A(O):"))) is None
+    base = Text(BASE.replace("class A:", "class A(O):"))
+    assert merged(Text("@dataclass\nclass B(A):\n    y: int = 3\n"), base) is None
