@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MUTANTS = Path(__file__).with_name("check_mutants.toml")
 SCORE_NOTE = "return is "
 FIRST_CLEAN = 10_000  # seed; neither a check nor a baseline has it
-SEEDS = 5
+SEEDS = 8
 
 
 # ---- seeded bugs

@@ -29,17 +29,19 @@ SIMULATOR = "environments"  # what is tracked under this name is no part of the 
 def measure(directory: Path) -> dict[str, Any]:
     """What a check knows of a finished run.
 
-    measures   SCORE, the mean return of the final episodes; of each metric the mean over the first and over the second
-               half of the run; of each part of the learner the root mean square of its numbers at the end, and of
-               their change since the checkpoint before
+    measures   SCORE, the mean return of the final episodes, and their spread and mean length; of each metric the mean
+               over the first and over the second half of the run; of each part of the learner the root mean square of
+               its numbers at the end, and of their change since the checkpoint before
     moved      the paths of all numbers of the learner that changed since then
     digest     SHA-256 (hex) of every metric, evaluation row and number of the learner
     """
     status, metrics = read_status(directory), files.read_lines(directory / "metrics.jsonl")
     rows = files.read_lines(directory / "evaluations.jsonl")
     rows = [{key: value for key, value in row.items() if key not in OF_THE_PLACE} for row in rows]
-    returns = [row["return"] for row in rows if row["phase"] == "final"]
-    measures = {SCORE: float(np.mean(returns))}
+    final = [row for row in rows if row["phase"] == "final"]
+    returns = [row["return"] for row in final]
+    measures = {SCORE: float(np.mean(returns)), "spread of returns": float(np.std(returns))}
+    measures["episode length"] = float(np.mean([row["length"] for row in final]))
 
     values: dict[str, list[float]] = defaultdict(list)
     for row in metrics:

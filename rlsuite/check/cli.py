@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="only cases whose name, algorithm or task matches, as in a shell; repeat it for more",
     )
     parser.add_argument("--levels", metavar="A,B", default="sanity,statistical,exact", help="default: all three")
-    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of a case (default 5)")
+    parser.add_argument("--seeds", type=int, default=8, metavar="N", help="runs of a case (default 8)")
     parser.add_argument(
         "--alpha", type=float, metavar="X", help="probability of a false alarm over the whole suite (default 0.01)"
     )

@@ -93,7 +93,7 @@ def test_recorded_cases_pass(check, recorded, tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["case", "runs", "return", "stored", "p", "sanity", "statistical", "exact"]
     assert [line.split()[-3:] for line in lines[1:3]] == [["ok"] * 3] * 2
-    assert lines[3].startswith("all 2 cases are well; 10 runs in ")
+    assert lines[3].startswith("all 2 cases are well; 16 runs in ")
     suites = list(ElementTree.parse(tmp_path / "out.xml").getroot())
     assert [suite.attrib["name"] for suite in suites] == ["td3_bc-line", "bc-line"]
     assert all(suite.attrib["tests"] == "3" and suite.attrib["failures"] == "0" for suite in suites)
@@ -101,7 +101,7 @@ def test_recorded_cases_pass(check, recorded, tmp_path):
 
 def test_a_baseline_says_who_made_it(recorded):
     content = json.loads((recorded / "bc-line.json").read_text())
-    assert content["recorded"]["seeds"] == [1000, 1019] and set(content["digests"]) == set("01234")
+    assert content["recorded"]["seeds"] == [1000, 1019] and set(content["digests"]) == set("01234567")
     assert content["given"]["dataset"] == "line.npz" and content["algorithm"] == "bc"
     assert all(len(values) == 20 for values in content["measures"].values())
 
@@ -152,7 +152,7 @@ def test_a_crash_costs_its_case_only(check, recorded, place, tmp_path):
         (tmp_path / "mine.py").write_text(text)
         done = check("--algo", "mine.py", "--baselines", recorded, "--timeout", 4)
         assert done.returncode == 1, done.stderr
-        assert words in done.stdout and "0/5" in done.stdout
+        assert words in done.stdout and "0/8" in done.stdout
 
 
 def test_what_an_update_changes_is_shown(place, recorded, check, tmp_path):
@@ -163,7 +163,7 @@ def test_what_an_update_changes_is_shown(place, recorded, check, tmp_path):
     done = check("--algo", "mine.py", "--update", "--runs", 20)
     assert done.returncode == 0, done.stderr
     assert "mine-line: lambda late " in done.stdout and " (medians, p = " in done.stdout
-    assert "mine-line: the bits of 5 of 5 runs" in done.stdout
+    assert "mine-line: the bits of 5 of 8 runs" in done.stdout
     again = check("--algo", "mine.py", "--update", "--runs", 20)
     assert again.stdout == "mine-line: nothing but its date\n"
 
