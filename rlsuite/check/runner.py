@@ -15,7 +15,7 @@ from typing import Any
 from rlsuite.bench.attempt import child_environment, last_line, usable_cores
 from rlsuite.check.suite import Case
 
-CHUNK = 10  # runs a process: enough to make little of its start, few enough to share the work well
+CHUNK = 4  # runs a process: enough to make little of its start, few enough to share the work well
 
 Runs = list[dict[str, Any]]  # of `cell.run`, in the order of the seeds
 Told = Callable[[str, int, int], None]  # name of a case, its runs so far, all its runs
