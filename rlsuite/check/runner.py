@@ -38,8 +38,9 @@ def run_cases(
         for start in range(0, len(seeds[case.name]), CHUNK)
     ]
     runs: dict[str, dict[int, dict[str, Any]]] = {case.name: {} for case, _ in work}
+    running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(jobs or usable_cores()) as pool:
-        waiting = {pool.submit(_process, case, chunk, timeout): case.name for case, chunk in work}
+        waiting = {pool.submit(_process, case, chunk, timeout, running): case.name for case, chunk in work}
         try:
             for done in as_completed(waiting):
                 name = waiting[done]
@@ -47,29 +48,36 @@ def run_cases(
                 if tell:
                     tell(name, len(runs[name]), len(seeds[name]))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.kill()
             raise
     return {name: [runs[name][seed] for seed in seeds[name]] for name in runs}
 
 
-def _process(case: Case, seeds: Sequence[int], timeout: float | None) -> Runs:
+def _process(case: Case, seeds: Sequence[int], timeout: float | None, running: set[subprocess.Popen[bytes]]) -> Runs:
     job = json.dumps({"algorithm": case.algorithm.source, "given": case.given, "seeds": seeds})
     with tempfile.TemporaryDirectory(prefix="rlsuite-check-") as scratch:
         out, log = Path(scratch) / "runs.jsonl", Path(scratch) / "log.txt"
         with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rlsuite.check.cell", job, str(out)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=case.base,
+                env={**child_environment(1), "TMPDIR": scratch},
+            )
+            running.add(process)
             try:
-                code = subprocess.run(
-                    [sys.executable, "-m", "rlsuite.check.cell", job, str(out)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=case.base,
-                    env={**child_environment(1), "TMPDIR": scratch},
-                    timeout=timeout,
-                ).returncode
+                code = process.wait(timeout)
                 killed = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else ""
                 reason = killed or last_line(log) or f"its process ended with code {code}"
             except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
                 reason = f"its process needed more than {timeout:g} s"
+            finally:
+                running.discard(process)
         done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     return done + [{"seed": seed, "failure": reason} for seed in seeds[len(done) :]]

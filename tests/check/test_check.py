@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -153,6 +159,32 @@ def test_a_crash_costs_its_case_only(check, recorded, place, tmp_path):
         done = check("--algo", "mine.py", "--baselines", recorded, "--timeout", 4)
         assert done.returncode == 1, done.stderr
         assert words in done.stdout and "0/8" in done.stdout
+
+
+def cells(marker):
+    """Process numbers of cells whose command line has the marker."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            command = path.read_bytes().decode(errors="replace")
+            if "rlsuite.check.cell" in command and marker in command:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_check_leaves_no_process(place, tmp_path, number):
+    (place / "long.toml").write_text(SUITE.replace("updates = 150", f"updates = 1000000{number:d}"))
+    check = subprocess.Popen(
+        [sys.executable, "-m", "rlsuite", "check", place / "long.toml", "--jobs", "2"], start_new_session=True
+    )
+    until = time.monotonic() + 60
+    while len(cells(f"1000000{number:d}")) < 2:
+        assert check.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    check.send_signal(number)
+    assert check.wait(30) == 130
+    assert cells(f"1000000{number:d}") == []
 
 
 def test_what_an_update_changes_is_shown(place, recorded, check, tmp_path):
