@@ -138,7 +138,7 @@ def changes(name: str, old: Baseline | None, new: Baseline, p: dict[str, float],
             lines.append(f"{key} {before:.4g} -> {after:.4g} (medians, p = {value:.1g})")
     for path in sorted(old.moved ^ new.moved):
         lines.append(f"{path} {'moves now' if path in new.moved else 'no longer moves in every run'}")
-    same = [old.digests.get(seed) == digest for seed, digest in new.digests.items()]
+    same = [old.digests[seed] == digest for seed, digest in new.digests.items() if seed in old.digests]
     if not all(same):
         lines.append(f"the bits of {same.count(False)} of {len(same)} runs")
     return [f"{name}: {line}" for line in lines] or [f"{name}: nothing but its date"]
