@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: the number of cores)")
     parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds for a process of up to 4 runs (default 600)"
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds for a process of up to 20 runs (default 600)"
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="also write the outcome as JUnit XML")
     parser.add_argument(

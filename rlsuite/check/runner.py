@@ -15,7 +15,7 @@ from typing import Any
 from rlsuite.bench.attempt import child_environment, last_line, usable_cores
 from rlsuite.check.suite import Case
 
-CHUNK = 4  # runs a process: enough to make little of its start, few enough to share the work well
+CHUNK = 4, 20  # runs a process: enough to make little of its start, few enough to share the work well
 
 Runs = list[dict[str, Any]]  # of `cell.run`, in the order of the seeds
 Told = Callable[[str, int, int], None]  # name of a case, its runs so far, all its runs
@@ -32,14 +32,14 @@ def run_cases(
 
     A process that needs more than `timeout` seconds is killed; a run that failed says why under "failure".
     """
-    work = [
-        (case, list(seeds[case.name])[start : start + CHUNK])
-        for case in cases
-        for start in range(0, len(seeds[case.name]), CHUNK)
-    ]
+    jobs = jobs or usable_cores()
+    work = []
+    for case in cases:
+        chunk = min(max(CHUNK[0], len(seeds[case.name]) // (2 * jobs)), CHUNK[1])
+        work += [(case, seeds[case.name][start : start + chunk]) for start in range(0, len(seeds[case.name]), chunk)]
     runs: dict[str, dict[int, dict[str, Any]]] = {case.name: {} for case, _ in work}
     running: set[subprocess.Popen[bytes]] = set()
-    with ThreadPoolExecutor(jobs or usable_cores()) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(_process, case, chunk, timeout, running): case.name for case, chunk in work}
         try:
             for done in as_completed(waiting):
@@ -56,7 +56,7 @@ def run_cases(
 
 
 def _process(case: Case, seeds: Sequence[int], timeout: float | None, running: set[subprocess.Popen[bytes]]) -> Runs:
-    job = json.dumps({"algorithm": case.algorithm.source, "given": case.given, "seeds": seeds})
+    job = json.dumps({"algorithm": case.algorithm.source, "given": case.given, "seeds": list(seeds)})
     with tempfile.TemporaryDirectory(prefix="rlsuite-check-") as scratch:
         out, log = Path(scratch) / "runs.jsonl", Path(scratch) / "log.txt"
         with log.open("wb") as output:
