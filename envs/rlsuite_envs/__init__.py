@@ -31,6 +31,8 @@ def register_envs() -> None:
     _register("GridWorld9", "tabular:GridWorld", 27, size=9)
     _register("TwoStep", "tabular:TwoStep")
     _register("Chain", "tabular:Chain", 15)
+    _register("Enumerable", "enumerable:Enumerable", 4)
+    _register("LQR", "lqr:LQR", 20)
 
 
 def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:
