@@ -8,7 +8,7 @@ wide grid of step sizes, so that each method is seen at its best.
 of 0: the gap to the best such policy after 1,000 iterations, over a grid of step sizes.
 
 All runs of a method go side by side, as rows of one array. J, its gradient and J* are exact; the estimators are written
-out in closed form. Writes rates.csv, tuned.csv, lqr.csv, rates.png, lqr.png and rates.md.
+out in closed form. Writes rates.csv, tuned.csv, tasks.csv, lqr.csv, rates.png, lqr.png and rates.md.
 
     python benchmarks/npg_igt_rates.py --out results/npg_igt [--iterations 10000] [--seeds 48]
 """
@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +40,7 @@ Array = np.ndarray
 GAMMA0 = (0.1, 0.3)
 TUNED_GAMMA0 = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 TUNED_TRAJECTORIES = 3000
-LQR_GAMMA0 = {True: (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 3.0), False: (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)}
+LQR_GAMMA0 = {True: (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), False: (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
 LQR_ITERATIONS, LQR_SEEDS = 1000, 64
 LQR_STD = 0.5
 FIT_FROM = 100  # iterations
@@ -48,7 +50,7 @@ BLOCK = 250  # iterations whose noise is drawn at a time
 
 @dataclass(frozen=True)
 class Variant:
-    """A method as it is run here. `official`: with the second term of the authors' correction, wrong in sign and scale."""
+    """A method as it is run here. `official`: with the authors' correction, one term of wrong sign and scale."""
 
     label: str
     rule: Rule
@@ -180,7 +182,7 @@ class LinearGaussian:
         return rng.standard_normal((*shape, self.lqr.horizon, 3))  # of the state, and of the action
 
     def sample(self, theta: Array, noise: Array) -> tuple[Array, Array, Array]:
-        x, z = np.empty(noise.shape[:-1] + (2,)), noise[..., 2]
+        x, z = np.empty((*noise.shape[:-1], 2)), noise[..., 2]
         forces, now = np.empty(z.shape), noise[:, 0, :2]
         for step in range(self.lqr.horizon):
             x[:, step] = now
@@ -200,9 +202,7 @@ class LinearGaussian:
         prefixes = np.exp(((z * z - shifted * shifted) / 2).cumsum(-1))
         return self.gradient(theta, (x, shifted, prefixes * rewards))
 
-    def hessian_product(
-        self, theta: Array, tau: tuple[Array, Array, Array], v: Array, official: bool = False
-    ) -> Array:
+    def hessian_product(self, theta: Array, tau: tuple[Array, Array, Array], v: Array, official: bool = False) -> Array:
         x, z, rewards = tau
         along = (x @ v[..., None])[..., 0] / self.std
         slope = (z * along).sum(-1, keepdims=True)
@@ -253,21 +253,286 @@ def climb(
 
 
 def moments(iterations: int) -> list[int]:
-    """About 12 iterations a decade, evenly spaced in the logarithm."""
+    """About 12 iterations a decade, evenly spaced in the logarithm, and those that the tables name."""
     count = round(12 * np.log10(iterations)) + 1
-    return sorted({*np.rint(np.geomspace(1, iterations, count)).astype(int).tolist(), min(1000, iterations)})
+    named = {n for n in (100, 1000, iterations // 2) if n <= iterations}
+    return sorted({*np.rint(np.geomspace(1, iterations, count)).astype(int).tolist(), *named})
 
 
 def slope(at: Sequence[int], errors: Array, rng: np.random.Generator) -> tuple[float, float, float]:
     """Of the logarithm of the mean over runs of errors (len(at), S) on that of the iterations from `FIT_FROM` on.
 
-    With a 95 % percentile bootstrap over runs.
+    By least squares; with its 95 % percentile bootstrap over runs, whole runs being drawn.
     """
-    late = np.array(at) >= FIT_FROM
+    late, runs = np.array(at) >= FIT_FROM, errors.shape[1]
     x = np.log(np.array(at)[late])
     x = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    share = rng.multinomial(errors.shape[1], np.full(errors.shape[1], 1 / errors.shape[1]), RESAMPLES)
-    share = np.vstack([np.ones(errors.shape[1]), share]) / errors.shape[1]
-    found = x @ np.log(errors[late] @ share.T)
+    shares = np.vstack([np.ones(runs), rng.multinomial(runs, np.full(runs, 1 / runs), RESAMPLES)]) / runs
+    found = x @ np.log(errors[late] @ shares.T)
     low, high = np.percentile(found[1:], [2.5, 97.5])
     return float(found[0]), float(low), float(high)
+
+
+def runs_of(task: Task, method: str, grid: Sequence[float], seeds: int, at: Sequence[int], seed: int = 0) -> Array:
+    """Errors and gaps (2, len(at), len(grid), seeds) of a method, with noise that follows from its name and `seed`."""
+    rng = np.random.default_rng([seed, list(VARIANTS).index(method)])
+    found = climb(task, VARIANTS[method], np.repeat(grid, seeds), at, rng)
+    return np.stack(found).reshape(2, len(at), len(grid), seeds)
+
+
+def measure_rates(iterations: int, seeds: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of rates.csv, and the fitted slopes."""
+    task, at, rng = Softmax(Enumerable()), moments(iterations), np.random.default_rng(0)
+    rows, fits = [], []
+    for method, variant in VARIANTS.items():
+        found = runs_of(task, method, GAMMA0, seeds, at)
+        mean, deviation = found.mean(-1), found.std(-1, ddof=1) / np.sqrt(seeds)
+        for column, gamma0 in enumerate(GAMMA0):
+            rows += [
+                {"method": method, "gamma0": gamma0, "iterations": n, "trajectories": variant.trajectories(n)}
+                | {"error": mean[0, i, column], "error_se": deviation[0, i, column]}
+                | {"gap": mean[1, i, column], "gap_se": deviation[1, i, column]}
+                for i, n in enumerate(at)
+            ]
+            value, low, high = slope(at, found[0, :, column], rng)
+            fits.append({"method": method, "gamma0": gamma0, "slope": value, "low": low, "high": high})
+    return pd.DataFrame(rows), pd.DataFrame(fits)
+
+
+def measure_tasks(tasks: int, iterations: int, seeds: int) -> pd.DataFrame:
+    """The slopes on other draws of the task, with the smaller step size."""
+    at, rng = moments(iterations), np.random.default_rng(0)
+    rows = []
+    for seed in range(tasks):
+        for method in ("nmpg", "npg_igt", "nharpg"):
+            errors, _ = runs_of(Softmax(Enumerable(seed=seed)), method, GAMMA0[:1], seeds, at, seed)
+            rows.append({"task": seed, "method": method, "slope": slope(at, errors[:, 0], rng)[0]})
+    return pd.DataFrame(rows)
+
+
+def measure_tuned(seeds: int) -> pd.DataFrame:
+    """Rows of tuned.csv: the gap when the trajectories are spent, over a wide grid of step sizes."""
+    task, rows = Softmax(Enumerable()), []
+    for method, variant in VARIANTS.items():
+        iterations = max(n for n in range(TUNED_TRAJECTORIES + 1) if variant.trajectories(n) <= TUNED_TRAJECTORIES)
+        _, gaps = runs_of(task, method, TUNED_GAMMA0, seeds, [iterations])
+        for gamma0, gap in zip(TUNED_GAMMA0, gaps[0], strict=True):
+            error = gap.std(ddof=1) / np.sqrt(seeds)
+            rows.append({"method": method, "gamma0": gamma0, "gap": gap.mean(), "gap_se": error})
+    return pd.DataFrame(rows)
+
+
+def measure_lqr(iterations: int, seeds: int) -> pd.DataFrame:
+    """Rows of lqr.csv: medians over the runs, with 95 % percentile bootstraps; runs that diverge have infinite gaps."""
+    task, at, rng, rows = LinearGaussian(LQR()), moments(iterations), np.random.default_rng(0), []
+    drawn = rng.integers(seeds, size=(RESAMPLES // 4, seeds))
+    for method, variant in VARIANTS.items():
+        grid = LQR_GAMMA0[variant.rule.normalized]
+        with np.errstate(all="ignore"):  # of runs that diverge
+            _, gaps = runs_of(task, method, grid, seeds, at)
+        for (i, n), (column, gamma0) in product(enumerate(at), enumerate(grid)):
+            resampled = np.median(gaps[i, column][drawn], axis=1)
+            low, high = np.percentile(resampled, [2.5, 97.5], method="nearest")
+            rows.append(
+                {"method": method, "gamma0": gamma0, "iterations": n, "trajectories": variant.trajectories(n)}
+                | {"gap": np.median(gaps[i, column]), "low": low, "high": high}
+                | {"diverged": int(np.isinf(gaps[i, column]).sum())}
+            )
+    return pd.DataFrame(rows)
+
+
+def best_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of the step size with the smallest gap, for each method in its order."""
+    order = [method for method in VARIANTS if method in set(table.method)]
+    return table.loc[table.groupby("method").gap.idxmin()].set_index("method").loc[order]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def rates_table(rates: pd.DataFrame, fits: pd.DataFrame) -> str:
+    last = rates.iterations.max()
+    named = [n for n in (100, 1000, last) if n <= last]
+    rows = []
+    for fit in fits.sort_values("gamma0", kind="stable").itertuples():
+        variant = VARIANTS[fit.method]
+        part = rates[(rates.method == fit.method) & (rates.gamma0 == fit.gamma0)].set_index("iterations")
+        equal = part[part.trajectories <= last].iloc[-1]
+        rows.append(
+            [
+                variant.label,
+                f"{fit.gamma0:g}",
+                str(variant.trajectories(2) - variant.trajectories(1)),
+                " / ".join(f"{part.error[n]:.3f}" for n in named),
+                f"{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})",
+                variant.slope or "none",
+                f"{equal.gap:.3f} ± {equal.gap_se:.3f}",
+            ]
+        )
+    header = ["method", "γ₀", "trajectories a step", "error at iteration " + " / ".join(f"{n:,}" for n in named)]
+    return markdown([*header, "slope (95 %)", "theory", f"J* - J at {last:,} trajectories"], rows)
+
+
+def tuned_table(tuned: pd.DataFrame) -> str:
+    best = best_of(tuned)
+    grid = sorted(set(tuned.gamma0))
+    wide = tuned.pivot(index="method", columns="gamma0", values="gap").loc[best.index]
+    rows = [
+        [VARIANTS[method].label, f"**{row.gap:.3f}** ± {row.gap_se:.3f}", *(f"{wide.loc[method, g]:.3f}" for g in grid)]
+        for method, row in best.iterrows()
+    ]
+    return markdown(["method", "best", *(f"γ₀ = {g:g}" for g in grid)], rows)
+
+
+def tasks_table(tasks: pd.DataFrame) -> str:
+    rows = []
+    for method, part in tasks.groupby("method", sort=False):
+        variant, found = VARIANTS[method], part.slope
+        span = f"{found.min():.2f} to {found.max():.2f}"
+        rows.append([variant.label, f"{found.mean():.3f}", span, str(variant.slope)])
+    return markdown(["method", "mean slope", "range", "theory"], rows)
+
+
+def lqr_table(lqr: pd.DataFrame) -> str:
+    final = lqr[lqr.iterations == lqr.iterations.max()]
+    rows = []
+    for method, row in best_of(final).iterrows():
+        usable = final[(final.method == method) & (final.gap < LinearGaussian(LQR()).gap(np.zeros((1, 2)))[0])]
+        span = f"{usable.gamma0.min():g} to {usable.gamma0.max():g}" if len(usable) else "none"
+        rows.append(
+            [VARIANTS[method].label, f"{row.gap:.2f} ({row.low:.2f} to {row.high:.2f})", f"{row.gamma0:g}", span]
+        )
+    return markdown(["method", "median gap (95 %)", "best γ₀", "γ₀ that end better than they began"], rows)
+
+
+def _line(method: str) -> dict[str, Any]:
+    from rlsuite.bench.plots import COLOURS, MARKERS
+
+    index = list(VARIANTS).index(method)
+    dashed = VARIANTS[method].official or VARIANTS[method].eta_lag
+    return {"color": COLOURS[index], "marker": MARKERS[index], "ls": "--" if dashed else "-", "lw": 1.6, "ms": 4}
+
+
+def _handles(table: pd.DataFrame) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], label=VARIANTS[method].label, **_line(method)) for method in table.method.unique()]
+
+
+def draw_rates(rates: pd.DataFrame) -> bytes:
+    """Tracking errors with the theory's slopes, and gaps, against trajectories; a column for each step size."""
+    from rlsuite.bench.plots import INK, Panel, png
+
+    def panel(gamma0: float, column: str) -> Panel:
+        def draw(axes: Any) -> None:
+            for method, part in rates[rates.gamma0 == gamma0].groupby("method", sort=False):
+                axes.plot(part.trajectories, part[column], markevery=8, **_line(method))
+            axes.set(xscale="log", yscale="log", xlabel="trajectories")
+            axes.set_ylabel("||d - grad J||, mean of runs" if column == "error" else "J* - J, mean of runs")
+            if column == "error":
+                last = rates.trajectories.max()
+                x = np.array([last / 30, last])
+                for text, power, at in (("-1/3", 1 / 3, 0.32), ("-2/5", 2 / 5, 0.155), ("-1/2", 1 / 2, 0.012)):
+                    y = at * (x[0] / x) ** power
+                    axes.plot(x, y, color=INK, lw=1.1, ls=(0, (1, 1.5)), zorder=5)
+                    axes.annotate(
+                        text, (x[0], y[0]), (-3, 0), textcoords="offset points", ha="right", va="center", fontsize=9
+                    )
+
+        what = "Tracking error" if column == "error" else "Gap to the best deterministic policy"
+        return Panel(f"{what}, step size {gamma0:g}", draw, rows=7)
+
+    panels = [panel(gamma0, column) for column in ("error", "gap") for gamma0 in GAMMA0]
+    return png(
+        panels,
+        "Momentum and the gradient it follows, on an enumerable task (dotted: slopes of the theory)",
+        _handles(rates),
+    )
+
+
+def draw_lqr(lqr: pd.DataFrame) -> bytes:
+    """Medians against the step size, and over training at the best one."""
+    from rlsuite.bench.plots import INK, Panel, png
+
+    final = lqr[lqr.iterations == lqr.iterations.max()]
+    begin = float(LinearGaussian(LQR()).gap(np.zeros((1, 2)))[0])
+
+    def finish(axes: Any, label: str) -> None:
+        axes.axhline(begin, color=INK, lw=0.9, ls=(0, (1, 1.5)))
+        axes.set(xscale="log", yscale="log", ylim=(0.3, 30 * begin), xlabel=label, ylabel="J* - J, median of runs")
+
+    def sensitivity(normalized: bool) -> Panel:
+        def draw(axes: Any) -> None:
+            for method, part in final.groupby("method", sort=False):
+                if VARIANTS[method].rule.normalized == normalized:
+                    axes.plot(part.gamma0, part.gap.replace(np.inf, np.nan), **_line(method))
+            finish(axes, "step size")
+
+        return Panel("Normalised steps" if normalized else "Steps along the estimate itself", draw, rows=7)
+
+    def training(axes: Any) -> None:
+        for method, row in best_of(final).iterrows():
+            part = lqr[(lqr.method == method) & (lqr.gamma0 == row.gamma0)]
+            axes.plot(part.trajectories, part.gap, markevery=6, **_line(method))
+        finish(axes, "trajectories")
+
+    panels = [sensitivity(True), sensitivity(False), Panel("Each at its best step size", training, rows=7)]
+    iterations = f"{final.iterations.max():,}"
+    title = f"LQR after {iterations} iterations: gap to the best linear-Gaussian policy (dotted: where it began)"
+    return png(panels, title, _handles(lqr))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--iterations", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--tasks", type=int, default=10)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    started = time.perf_counter()
+
+    def took(what: str) -> None:
+        nonlocal started
+        print(f"{what}: {time.perf_counter() - started:.0f} s", flush=True)
+        started = time.perf_counter()
+
+    rates, fits = measure_rates(args.iterations, args.seeds)
+    took("(a) rates")
+    tuned = measure_tuned(args.seeds)
+    took("(a) tuned step sizes")
+    tasks = measure_tasks(args.tasks, args.iterations, args.seeds)
+    took("(a) other tasks")
+    lqr = measure_lqr(LQR_ITERATIONS, LQR_SEEDS)
+    took("(b) LQR")
+    for table, file in ((rates, "rates"), (tuned, "tuned"), (tasks, "tasks"), (lqr, "lqr")):
+        table.to_csv(args.out / f"{file}.csv", index=False, float_format="%.5g")
+    (args.out / "rates.png").write_bytes(draw_rates(rates))
+    (args.out / "lqr.png").write_bytes(draw_lqr(lqr))
+    last = f"{args.iterations:,}"
+    text = "\n\n".join(
+        [
+            "# Rates on exact tasks",
+            "Written by `python benchmarks/npg_igt_rates.py`; what it means is in [README.md](README.md).",
+            f"Tracking error ||d - grad J|| on `rlsuite/Enumerable-v0`, mean of {args.seeds} runs. Slope: least squares "
+            f"of its logarithm on that of the iteration, {FIT_FROM} to {last}; 95 % percentile bootstrap over runs. "
+            "Gap: mean ± standard error.",
+            rates_table(rates, fits),
+            f"The slope with γ₀ = {GAMMA0[0]:g} on {args.tasks} draws of the task (seeds 0 to {args.tasks - 1}):",
+            tasks_table(tasks),
+            f"J* - J at {TUNED_TRAJECTORIES:,} trajectories, mean of {args.seeds} runs (± standard error):",
+            tuned_table(tuned),
+            f"`rlsuite/LQR-v0` after {LQR_ITERATIONS:,} iterations (twice as many trajectories with a Hessian-vector "
+            f"product), median of {LQR_SEEDS} runs, 95 % percentile bootstrap over runs:",
+            lqr_table(lqr),
+        ]
+    )
+    (args.out / "rates.md").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

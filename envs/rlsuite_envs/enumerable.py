@@ -1,4 +1,4 @@
-"""Enumerable: a random finite task so small that every trajectory, and with them every expectation, can be written out."""
+"""Enumerable: a random finite task so small that all its trajectories, and so all expectations, can be written out."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from rlsuite_envs.tabular import Tabular
 
 Array = NDArray[np.float64]
 
-MOST_TRAJECTORIES = 1_000_000  # a gigabyte and a half, at a horizon of 20
+MOST_TRAJECTORIES = 1_000_000
 
 
 class Enumerable(Tabular):
     """A random Markov decision process with the exact J, gradient and Hessian of tabular softmax policies.
 
-    Observation: the state, one-hot. From the seed come the transition probabilities p(.|s, a) ~ Dirichlet(concentration,
-    ..., concentration) and the rewards r(s, a) ~ U[0, 1], which are certain; an episode starts in any state with the
-    same probability and never terminates. The time limit is the horizon of 4; for another one, give `gymnasium.make`
-    also `max_episode_steps=horizon`. With the usual sizes there are (3 * 2)^4 = 1296 trajectories of states and actions.
+    Observation: the state, one-hot. The seed draws the transition probabilities p(.|s, a) from a symmetric Dirichlet
+    distribution and the rewards r(s, a) from U[0, 1]; an episode starts in any state with the same probability and
+    never terminates. The time limit is the horizon of 4; for another one, give `gymnasium.make` also
+    `max_episode_steps=horizon`. With the usual sizes there are (3 * 2)^4 = 1296 trajectories of states and actions.
 
-    A policy is theta (..., d), d = states * actions: logits in order of states, then actions, with any leading batch
-    dimensions, so pi(a|s) = exp(theta_sa) / sum_b exp(theta_sb). Its objective is the discounted return up to the horizon,
+    A policy is theta (..., d), d = states * actions, with any leading batch dimensions: logits, in order of states and
+    then of actions, so pi(a|s) = exp(theta_sa) / sum_b exp(theta_sb). Its objective is the discounted return up to H,
 
         J(theta) = E[sum_{t < H} gamma^t r(s_t, a_t)],
 
-    and everything below is float64 and exact but for rounding. With score = grad log pi(a|s), H = Hessian of log pi(a|s)
-    = -(diag pi_s - pi_s pi_s^T), which is the same for all actions, and Q_t, V_t the values of what is left after t steps:
+    and all of what follows is float64 and exact but for rounding. Q_t and V_t are values of what is left after t steps:
 
         V_t(s) = sum_a pi(a|s) Q_t(s, a),   Q_t(s, a) = r(s, a) + gamma sum_s' p(s'|s, a) V_{t+1}(s'),   V_H = 0,
         dJ / dtheta_sa = sum_t gamma^t P(s_t = s) pi(a|s) (Q_t(s, a) - V_t(s))       (the policy gradient theorem),
-        Hessian V_t(s) = sum_a pi(a|s) [(score score^T + H) Q_t + score grad Q_t^T + grad Q_t score^T + Hessian Q_t].
+        V_t'' = sum_a pi(a|s) [(u u^T + C) Q_t + u Q_t'^T + Q_t' u^T + Q_t''],   primes for gradient and Hessian,
+
+    with the score u = grad log pi(a|s) and C = -(diag pi_s - pi_s pi_s^T), the Hessian of log pi(a|s) for every a.
 
     Attributes: `kernel` (states, actions, states), `rewards` (states, actions), `start_probabilities` (states,),
     `horizon`, `discount`.
@@ -48,7 +49,7 @@ class Enumerable(Tabular):
         concentration: float = 0.5,
         seed: int = 0,
     ) -> None:
-        """`seed` is of the task; that of an episode is given to `reset`. Raises ValueError for values without meaning."""
+        """`seed` draws the task, that of `reset` an episode. Raises ValueError for values without meaning."""
         if min(states, actions, horizon) < 1 or not 0.0 <= discount <= 1.0 or concentration <= 0.0:
             raise ValueError(
                 "an Enumerable needs states, actions and a horizon of 1 or more, a discount in [0, 1] and a positive "
@@ -73,8 +74,6 @@ class Enumerable(Tabular):
         reward = float(self.rewards[self.state, action])
         self.state = int(self.np_random.choice(self.states, p=self.kernel[self.state, action]))
         return reward, False
-
-    # What is known exactly
 
     def policy(self, theta: Array) -> Array:
         """Probabilities pi(a|s) (..., states, actions) of theta (..., d)."""
@@ -161,8 +160,7 @@ class Enumerable(Tabular):
     def best(self) -> tuple[float, NDArray[np.int64]]:
         """J* and the actions (states,) of the best stationary deterministic policy; tries all actions^states of them.
 
-        A policy that saw the time could do better; of the stationary ones none does, with one start state. With several,
-        and a horizon, a random one might.
+        With a horizon, a policy that saw the time could do better, and so could a stationary one that acts at random.
         """
         states, actions = self.rewards.shape
         plans = np.indices((actions,) * states).reshape(states, -1).T

@@ -16,10 +16,10 @@ class LQR(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
         x_{t+1} = A x_t + B u_t + w_t,   r_t = -(x_t^T x_t + u_t^T u_t),   x_0 ~ N(0, I),   w_t ~ N(0, noise^2 I),
 
-    A = [[1, 1], [0, 1]], B = [0, 1]^T. Observation (2,): position and velocity. Action (1,): the force, which is never
-    clipped. An episode does not terminate; the time limit is 20 steps, so J is the expected sum of 20 rewards. For
-    another horizon, give `gymnasium.make` also `max_episode_steps=horizon`. Without a bound on the state there is none
-    on the rewards: at a gain of 0 they sum to -5,000, and the returns of a policy that is off by little have heavy tails.
+    A = [[1, dt], [0, 1]], B = [0, dt]^T, dt = 0.2. Observation (2,): position and velocity. Action (1,): the force, which
+    is never clipped. An episode does not terminate; the time limit is 20 steps, so J is the expected sum of 20 rewards.
+    For another horizon, give `gymnasium.make` also `max_episode_steps=horizon`. Nothing bounds the rewards: the expected
+    return is -22.7 at best, -147 without any force, and as low as one likes with gains that do not stabilise the system.
 
     A policy is linear-Gaussian, u = K x + diag(exp(log_std)) z, z ~ N(0, I). With M = A + B K, the covariances
     S_{t+1} = M S_t M^T + B diag(exp(2 log_std)) B^T + noise^2 I of the states, S_0 = I, and the costs to go
@@ -36,12 +36,15 @@ class LQR(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own annotation)
 
-    def __init__(self, horizon: int = 20, noise: float = 0.1) -> None:
-        """Raises ValueError for a horizon below 1 or a negative noise."""
-        if horizon < 1 or noise < 0.0:
-            raise ValueError(f"an LQR needs a horizon of 1 or more and a noise of 0 or more, not {horizon} and {noise}.")
-        self.A: Array = np.array([[1.0, 1.0], [0.0, 1.0]])
-        self.B: Array = np.array([[0.0], [1.0]])
+    def __init__(self, horizon: int = 20, dt: float = 0.2, noise: float = 0.1) -> None:
+        """Raises ValueError for a horizon below 1, a time step that is not positive, or a negative noise."""
+        if horizon < 1 or dt <= 0.0 or noise < 0.0:
+            raise ValueError(
+                "an LQR needs a horizon of 1 or more, a positive time step and a noise of 0 or more, "
+                f"not {horizon}, {dt} and {noise}."
+            )
+        self.A: Array = np.array([[1.0, dt], [0.0, 1.0]])
+        self.B: Array = np.array([[0.0], [dt]])
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
         self.horizon = horizon
@@ -64,7 +67,9 @@ class LQR(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def objective(self, gain: Array, log_std: Array) -> Array:
         """J (...) of gains K (..., 1, 2) and log_std (..., 1)."""
         costs = np.eye(2) + np.swapaxes(gain, -1, -2) @ gain
-        states = sum(np.einsum("...ij,...ij->...", costs, covariance) for covariance in self._covariances(gain, log_std))
+        states = sum(
+            np.einsum("...ij,...ij->...", costs, covariance) for covariance in self._covariances(gain, log_std)
+        )
         return np.asarray(-(states + self.horizon * np.exp(2.0 * log_std).sum(-1)))
 
     def gradient(self, gain: Array, log_std: Array) -> tuple[Array, Array]:
