@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,16 +122,15 @@ class Softmax:
         return rng.random((*shape, self.mdp.horizon + 1))
 
     def sample(self, theta: Array, noise: Array) -> Array:
-        joint = (self.mdp.policy(theta)[..., None] * self.mdp.kernel).reshape(len(theta), self.states, -1)
-        edges = joint.cumsum(-1)[..., :-1]  # of action and next state, drawn together
+        joint = (self.mdp.policy(theta)[..., None] * self.mdp.kernel).reshape(len(theta) * self.states, -1)
+        edges = joint.cumsum(-1)[:, :-1]  # of action and next state, drawn together
         state = (noise[:, 0] * self.states).astype(np.intp)
         pairs = np.empty((len(theta), self.mdp.horizon), np.intp)
-        rows = np.arange(len(theta))
+        rows = np.arange(0, len(joint), self.states)
         for step in range(self.mdp.horizon):
-            outcome = (edges[rows, state] <= noise[:, step + 1, None]).sum(-1)
-            action, following = np.divmod(outcome, self.states)
-            pairs[:, step] = state * self.actions + action
-            state = following
+            outcome = (edges.take(rows + state, 0) <= noise[:, step + 1, None]).sum(-1)
+            pairs[:, step] = state * self.actions + outcome // self.states
+            state = outcome % self.states
         return pairs
 
     def weights(self, tau: Array) -> Array:
@@ -145,22 +145,23 @@ class Softmax:
         return self.weighted_scores(theta, tau, to_go(prefixes * self.discounts * self.pair_rewards[tau]))
 
     def hessian_product(self, theta: Array, tau: Array, v: Array, official: bool = False) -> Array:
-        weights, shape = self.weights(tau), (-1, self.states, self.actions)
-        slope = (self.weighted_scores(theta, tau, np.ones_like(weights)) * v).sum(-1, keepdims=True)
-        policy, along = self.mdp.policy(theta), v.reshape(shape)
-        at_state = self._counts(tau, weights).reshape(shape).sum(-1, keepdims=True)
-        curved = -at_state * policy * (along - (policy * along).sum(-1, keepdims=True))
+        policy, along = self.mdp.policy(theta), v.reshape(-1, self.states, self.actions)
+        weights = self._counts(tau, self.weights(tau))
+        at_state = weights.sum(-1, keepdims=True)
+        deviation = along - (policy * along).sum(-1, keepdims=True)  # <grad log pi(a|s), v>
+        slope = (self._counts(tau, np.ones(tau.shape)) * deviation).sum((-1, -2), keepdims=True)
         scale = -1 / self.mdp.horizon if official else 1.0
-        return scale * slope * self.weighted_scores(theta, tau, weights) + curved.reshape(len(curved), -1)
+        product = scale * slope * (weights - policy * at_state) - at_state * policy * deviation
+        return product.reshape(len(tau), -1)
 
     def weighted_scores(self, theta: Array, tau: Array, weights: Array) -> Array:
         """sum_t weights_t grad log pi(a_t|s_t), (N, d), for weights (N, H) and theta (N, d) or (1, d)."""
-        counts = self._counts(tau, weights).reshape(-1, self.states, self.actions)
+        counts = self._counts(tau, weights)
         return (counts - self.mdp.policy(theta) * counts.sum(-1, keepdims=True)).reshape(len(tau), -1)
 
     def _counts(self, tau: Array, weights: Array) -> Array:
-        """(N, d): the weights of the steps in which each pair occurs, summed."""
-        return (weights[:, None] @ self.one_hot[tau])[:, 0]
+        """(N, states, actions): the weights of the steps in which each pair occurs, summed."""
+        return (weights[:, None] @ self.one_hot[tau]).reshape(-1, self.states, self.actions)
 
     def true_gradient(self, theta: Array) -> Array:
         return self.mdp.gradient(theta)
@@ -432,29 +433,24 @@ def draw_rates(rates: pd.DataFrame) -> bytes:
             axes.set(xscale="log", yscale="log", xlabel="trajectories")
             axes.set_ylabel("||d - grad J||, mean of runs" if column == "error" else "J* - J, mean of runs")
             if column == "error":
-                last = rates.trajectories.max()
-                x = np.array([last / 30, last])
-                for text, power, at in (("-1/3", 1 / 3, 0.32), ("-2/5", 2 / 5, 0.155), ("-1/2", 1 / 2, 0.012)):
-                    y = at * (x[0] / x) ** power
-                    axes.plot(x, y, color=INK, lw=1.1, ls=(0, (1, 1.5)), zorder=5)
-                    axes.annotate(
-                        text, (x[0], y[0]), (-3, 0), textcoords="offset points", ha="right", va="center", fontsize=9
-                    )
+                x = np.array([2.0, 100.0])
+                for text in ("-1/3", "-2/5", "-1/2"):
+                    y = 0.06 * (x / x[0]) ** float(Fraction(text))
+                    axes.plot(x, y, color=INK, lw=1.1, ls=(0, (1, 1.5)))
+                    where = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+                    axes.annotate(text, (x[1], y[1]), (3, 0), **where)
 
-        what = "Tracking error" if column == "error" else "Gap to the best deterministic policy"
-        return Panel(f"{what}, step size {gamma0:g}", draw, rows=7)
+        return Panel(f"{'Tracking error' if column == 'error' else 'Gap'}, step size {gamma0:g}", draw, rows=7)
 
     panels = [panel(gamma0, column) for column in ("error", "gap") for gamma0 in GAMMA0]
-    return png(
-        panels,
-        "Momentum and the gradient it follows, on an enumerable task (dotted: slopes of the theory)",
-        _handles(rates),
-    )
+    title = "An enumerable task: momentum behind the gradient (dotted: slopes in theory), and gap"
+    return png(panels, title, _handles(rates))
 
 
 def draw_lqr(lqr: pd.DataFrame) -> bytes:
-    """Medians against the step size, and over training at the best one."""
-    from rlsuite.bench.plots import INK, Panel, png
+    """Medians against the step size; over training and at its end, with intervals, at the best one."""
+    from rlsuite.bench.plots import INK, Panel, bar, png
+    from rlsuite.bench.statistics import Interval
 
     final = lqr[lqr.iterations == lqr.iterations.max()]
     begin = float(LinearGaussian(LQR()).gap(np.zeros((1, 2)))[0])
@@ -478,9 +474,23 @@ def draw_lqr(lqr: pd.DataFrame) -> bytes:
             axes.plot(part.trajectories, part.gap, markevery=6, **_line(method))
         finish(axes, "trajectories")
 
-    panels = [sensitivity(True), sensitivity(False), Panel("Each at its best step size", training, rows=7)]
-    iterations = f"{final.iterations.max():,}"
-    title = f"LQR after {iterations} iterations: gap to the best linear-Gaussian policy (dotted: where it began)"
+    def intervals(axes: Any) -> None:
+        best = best_of(final)
+        for row, (method, found) in enumerate(best.iterrows()):
+            line = _line(method)
+            bar(axes, row, Interval(found.gap, found.low, found.high), line["color"], line["marker"])
+        axes.axvline(begin, color=INK, lw=0.9, ls=(0, (1, 1.5)))
+        axes.set_yticks(range(len(best)), [VARIANTS[method].label for method in best.index])
+        axes.set_ylim(len(best) - 0.4, -0.6)
+        axes.set(xscale="log", xlabel="J* - J, median of runs, 95 % bootstrap interval")
+
+    panels = [
+        sensitivity(True),
+        sensitivity(False),
+        Panel("Each at its best step size", training, rows=7),
+        Panel("Each at its best step size, at the end", intervals, rows=7),
+    ]
+    title = f"LQR, {final.iterations.max():,} iterations: gap to the best policy of the kind (dotted: at first)"
     return png(panels, title, _handles(lqr))
 
 
@@ -517,9 +527,9 @@ def main() -> None:
         [
             "# Rates on exact tasks",
             "Written by `python benchmarks/npg_igt_rates.py`; what it means is in [README.md](README.md).",
-            f"Tracking error ||d - grad J|| on `rlsuite/Enumerable-v0`, mean of {args.seeds} runs. Slope: least squares "
-            f"of its logarithm on that of the iteration, {FIT_FROM} to {last}; 95 % percentile bootstrap over runs. "
-            "Gap: mean ± standard error.",
+            f"Tracking error ||d - grad J|| on `rlsuite/Enumerable-v0`, mean of {args.seeds} runs. Slope: least "
+            f"squares of its logarithm on that of the iteration, {FIT_FROM} to {last}; 95 % percentile bootstrap over "
+            "runs. Gap: mean ± standard error.",
             rates_table(rates, fits),
             f"The slope with γ₀ = {GAMMA0[0]:g} on {args.tasks} draws of the task (seeds 0 to {args.tasks - 1}):",
             tasks_table(tasks),

@@ -16,10 +16,10 @@ class LQR(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 
         x_{t+1} = A x_t + B u_t + w_t,   r_t = -(x_t^T x_t + u_t^T u_t),   x_0 ~ N(0, I),   w_t ~ N(0, noise^2 I),
 
-    A = [[1, dt], [0, 1]], B = [0, dt]^T, dt = 0.2. Observation (2,): position and velocity. Action (1,): the force, which
-    is never clipped. An episode does not terminate; the time limit is 20 steps, so J is the expected sum of 20 rewards.
-    For another horizon, give `gymnasium.make` also `max_episode_steps=horizon`. Nothing bounds the rewards: the expected
-    return is -22.7 at best, -147 without any force, and as low as one likes with gains that do not stabilise the system.
+    A = [[1, dt], [0, 1]], B = [0, dt]^T, dt = 0.2. Observation (2,): position and velocity. Action (1,): the force,
+    which is never clipped. An episode does not terminate; the time limit is 20 steps, so J is the expected sum of 20
+    rewards. For another horizon, give `gymnasium.make` also `max_episode_steps=horizon`. Nothing bounds the rewards:
+    the expected return is -22.7 at best, -147 without any force, and far below with gains that do not stabilise.
 
     A policy is linear-Gaussian, u = K x + diag(exp(log_std)) z, z ~ N(0, I). With M = A + B K, the covariances
     S_{t+1} = M S_t M^T + B diag(exp(2 log_std)) B^T + noise^2 I of the states, S_0 = I, and the costs to go
