@@ -69,7 +69,7 @@ TRAINING_SEEDS = 1 << 31  # below this number; evaluation seeds are above it
 SMALLEST_PICTURE = 36  # height and width that the convolutions of Mnih et al., 2015, leave something of
 
 
-class Diverged(Exception):
+class Diverged(FloatingPointError):
     """A metric, a return, an observation or a reward is NaN or infinite."""
 
 

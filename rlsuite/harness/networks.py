@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rlsuite.harness import sampling_error
 from rlsuite.harness.rollouts import ObservationNormalizer
@@ -298,3 +300,99 @@ class ActorCritic(nn.Module):
             clipped: Array = np.clip(distribution.mode(), self.low, self.high)
             return clipped
         return distribution.mode() if uniforms is None else distribution.at(uniforms)
+
+
+class FlatPolicy(nn.Module):
+    """A softmax over numbered actions or a Gaussian, from a tanh network of which all parameters are one vector.
+
+    Weights begin uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010), biases at 0. The mean of the
+    Gaussian is linear in the last layer and its standard deviations depend on no state; nothing is squashed.
+
+    Args:
+        actions: action dimensions, or how many actions there are to choose from
+        low, high: bounds of continuous actions; none for discrete ones
+        stochastic: whether evaluation samples actions instead of taking the most likely one
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        actions: int,
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+        hidden: Sequence[int] = (64, 64),
+        init_log_std: float = 0.0,
+        stochastic: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "rng", "__class__")}
+        rng = rng or np.random.default_rng(0)
+        self.continuous, self.stochastic = low is not None, stochastic
+        self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        for i, (fan_in, fan_out) in enumerate(pairwise((observation_dim, *hidden, actions))):
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            weight = rng.uniform(-bound, bound, (fan_out, fan_in)).astype(np.float32)
+            self.register_parameter(f"weight{i}", nn.Parameter(torch.from_numpy(weight)))
+            self.register_parameter(f"bias{i}", nn.Parameter(torch.zeros(fan_out)))
+        self.layers = 2 * (len(hidden) + 1)  # parameters of the network; the log standard deviation comes last
+        if self.continuous:
+            self.log_std = nn.Parameter(torch.full((actions,), init_log_std))
+        self.shapes = [p.shape for p in self.parameters()]
+        self.flat = Flat(self.parameters())
+
+    def assign(self, theta: Array) -> None:
+        """Take the parameters theta (d,)."""
+        self.flat.values.numpy()[:] = theta
+
+    def distribution(self, outputs: Array) -> Gaussian | Categorical:
+        """Of the actions, for outputs of the network."""
+        return Gaussian(outputs, self.flat.views[-1]) if self.continuous else Categorical.of(outputs)
+
+    def sample(self, observations: Array, noise: Array) -> Array:
+        """Actions at (B, observation_dim), for normal noise (B, k), or uniform noise (B,) where they are discrete."""
+        outputs = forward(observations, self.flat.views[: self.layers])[-1]
+        if self.continuous:
+            outputs += np.exp(self.flat.views[-1]) * noise
+            return outputs
+        return Categorical(outputs - outputs.max(1, keepdims=True)).at(noise)  # which divides by the sum itself
+
+    def act(self, observations: Array, uniforms: Array | None = None) -> Array:
+        """(B, observation_dim) -> actions within the bounds: the mode, or sampled at `uniforms`."""
+        if uniforms is not None:
+            return self.sample(observations, uniforms)
+        mode = self.distribution(forward(observations, self.flat.views[: self.layers])[-1]).mode()
+        return np.minimum(np.maximum(mode, self.low), self.high) if self.continuous else mode
+
+    def log_probs(self, observations: Array, actions: Array) -> Array:
+        """(N,)"""
+        return self.distribution(forward(observations, self.flat.views[: self.layers])[-1]).log_prob(actions)
+
+    def score(self, observations: Array, actions: Array, weights: Array) -> Array:
+        """sum_j weights_j grad log pi(a_j|s_j), (d,) float64; written out."""
+        layers = forward(observations, self.flat.views[: self.layers])
+        parts = self.distribution(layers[-1]).gradient(actions, weights.astype(np.float32))
+        if isinstance(parts, tuple):
+            outputs, self.flat.gradient_views[-1][:] = parts
+        else:
+            outputs = parts
+        backward(outputs, layers, self.flat.views[: self.layers], self.flat.gradient_views[: self.layers])
+        gradient: Array = self.flat.gradient.numpy().astype(np.float64)
+        return gradient
+
+    def functional(self, observations: Array, actions: Array) -> Callable[[Tensor], Tensor]:
+        """theta (d,) -> log pi(a_j|s_j), (N,), for autograd in the precision of theta."""
+
+        def log_probs(theta: Tensor) -> Tensor:
+            pieces = torch.split(theta, [shape.numel() for shape in self.shapes])
+            parts = [piece.view(shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+            x = torch.from_numpy(observations).to(theta.dtype)
+            for i in range(0, self.layers, 2):
+                x = functional.linear(torch.tanh(x) if i else x, parts[i], parts[i + 1])
+            chosen = torch.from_numpy(actions)
+            if not self.continuous:
+                return torch.log_softmax(x, 1).gather(1, chosen[:, None])[:, 0]
+            z: Tensor = (chosen.to(theta.dtype) - x) * (-parts[-1]).exp()
+            return -0.5 * (z * z).sum(1) - parts[-1].sum() - 0.5 * math.log(2 * math.pi) * len(parts[-1])
+
+        return log_probs

@@ -44,6 +44,7 @@ from rlsuite.harness.manifest import code_version, cpu_class, machine
 from rlsuite.harness.mirror import Mirror
 from rlsuite.harness.progress import Progress
 from rlsuite.harness.seeding import Streams, evaluation_seeds
+from rlsuite.harness.trajectories import Sampler
 
 KEPT = 2  # checkpoints
 PARTS = {
@@ -84,6 +85,7 @@ class Run:
         self.unit = "update"
         self.restarts = False  # whether a run that was cut begins again, because nothing can continue it exactly
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
+        self._before = -1  # the position before it
         self._tracked: dict[str, Any] = {}
         self._metrics: dict[str, float] = {}
         self._logged = 0  # the position of the last metrics
@@ -131,6 +133,21 @@ class Run:
         self.track(environments=envs)
         return envs
 
+    def sampler(self, env_id: str, n: int = 1, horizon: int = 0, name: str = "") -> Sampler:
+        """What plays whole episodes of `env_id`, in which the run is also evaluated; see `Sampler`.
+
+        The run counts their steps, and its loop has the stride 0. A second sampler has a `name` of its own.
+        """
+        sampler = Sampler(env_id, n, self.rng, horizon, name, self.advance)
+        self.env_id, self.unit = env_id, "step"
+        self._settled = False
+        self.track(**{f"{name}sampler": sampler})
+        return sampler
+
+    def advance(self, steps: int) -> None:
+        """Count environment steps of an update, in a loop with the stride 0."""
+        self.update = min(self.update + steps, self.updates)
+
     def track(self, **objects: Any) -> None:
         """Name what a checkpoint holds beside the streams.
 
@@ -170,18 +187,24 @@ class Run:
         A position is the number of updates, or of environment steps in strides of `stride`; the last one is the largest
         multiple of `stride` up to `updates`. `policy` is evaluated when the position reaches or passes a multiple of
         `eval_every` (of an online method also at 0) and, on fresh episodes, at the end; checkpoints likewise.
+
+        With a `stride` of 0 an update takes as many steps as `advance` is told, and the last one reaches `updates` or
+        passes it. So that runs whose updates differ stand in one table, an evaluation then counts for the multiple that
+        was reached, and the last position for `updates`.
         """
-        if updates < stride:
+        least = max(1, stride)
+        if updates < least:
             raise UserError(
-                f"the run is {updates} {self.unit}s long, less than the {stride} of one update; ask for more."
+                f"the run is {updates} {self.unit}s long, less than the {least} of one update; ask for more."
             )
-        self.policy, self.updates, self._stride = policy, updates - updates % stride, stride
+        self.policy, self.updates, self._stride = policy, updates - updates % least, stride
         self._open()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             with self._progress:
                 self._after_update()  # a run killed while evaluating evaluates again
                 while self.update < self.updates:
+                    self._before = self.update
                     self.update += stride
                     self._settled = False
                     yield self.update
@@ -297,7 +320,7 @@ class Run:
 
     def _reaches(self, every: int) -> bool:
         """Whether the current update reached or passed a multiple of `every`."""
-        return self.update // every > (self.update - self._stride) // every
+        return self.update // every > self._before // every
 
     def _write_metrics(self) -> None:
         bad = [key for key, value in self._metrics.items() if not math.isfinite(value)]
@@ -311,6 +334,9 @@ class Run:
 
     def _evaluate(self, phase: str, episodes: int) -> None:
         rows = []
+        position = self.update
+        if not self._stride and phase == "interim":
+            position -= position % self.settings.eval_every
         seeds = evaluation_seeds(self.env_id, phase, episodes)
         stochastic = getattr(self.policy, "stochastic", False)
         mode = "stochastic" if stochastic else "deterministic"
@@ -324,7 +350,7 @@ class Run:
                     **self.identity,
                     "phase": phase,
                     "protocol": f"{phase}-{episodes}ep-{mode}",
-                    "update": self.update,
+                    "update": position,
                     "episode": number,
                     "episode_seed": episode.seed,
                     "return": episode.total,
@@ -340,8 +366,8 @@ class Run:
             )
         self._rows_log.append(*rows)
         returns = [episode.total for episode in played]
-        self._mirror.returns(self.update, phase, returns)
-        self._progress.returns(self.update, phase, returns, [row["score"] for row in rows])
+        self._mirror.returns(position, phase, returns)
+        self._progress.returns(position, phase, returns, [row["score"] for row in rows])
 
     def _finish(self) -> None:
         self._evaluate("final", self.settings.final_episodes)
@@ -388,6 +414,7 @@ class Run:
                 "run_id": self.resolved.run_id,
                 "dataset_hash": self.identity["dataset_hash"],
                 "update": self.update,
+                "before": self._before,
                 "settled": self._settled,
                 "logged": self._logged,
                 "warning": self._warning,
@@ -415,6 +442,7 @@ class Run:
                 f"{self.identity['dataset_hash'][:12]}, not {tree['dataset_hash'][:12]}); restore it or start afresh."
             )
         self.update, self._settled, self._logged = tree["update"], tree["settled"], tree.get("logged", tree["update"])
+        self._before = tree.get("before", self.update - self._stride)
         self._warning = tree.get("warning", "")
         for name, tracked in self._tracked.items():
             load_state(tracked, tree["tracked"][name])
