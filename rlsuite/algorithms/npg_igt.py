@@ -329,9 +329,9 @@ class Agent:
 
     def __init__(self, config: Config, sampler: Sampler, second: Sampler | None, run: Run) -> None:
         self.config, self.run, self.sampler, self.second = config, run, sampler, second
-        self.place = run.rng("q")
+        self.q = run.rng("q")
         self.policy = make_policy(sampler, config, run.rng("init"))
-        self.baseline = Baseline(config.baseline)
+        self.b = Baseline(config.baseline)
         self.ascent = Ascent(
             self.policy.flat.values.numpy().astype(np.float64),
             METHODS[config.method],
@@ -347,7 +347,7 @@ class Agent:
         c, ascent = self.config, self.ascent
         ahead = ascent.lookahead()
         self.policy.assign(ahead)
-        batch = self.sampler.sample(self.policy.sample, c.trajectories, c.batch_steps)
+        batch = self.sampler.play(self.policy.draw, c.trajectories, c.batch_steps)
         g = self.policy.score(batch.observations, batch.actions, self.credit(batch))
         correction = self.correction(batch, g) if ascent.eta < 1 else 0.0
         metrics = {
@@ -359,11 +359,11 @@ class Agent:
         if not math.isfinite(metrics["direction_norm"]):
             raise Diverged(f"the direction of the step has a norm of {metrics['direction_norm']} at {self.run.place}")
         self.policy.assign(ascent.theta)
-        self.baseline.fit(batch, c.gamma)
+        self.b.fit(batch, c.gamma)
         return metrics
 
     def credit(self, batch: Trajectories, log_ratios: Array | None = None) -> Array:
-        return credit(batch, self.baseline(batch), self.config.gamma, self.config.estimator, log_ratios)
+        return credit(batch, self.b(batch), self.config.gamma, self.config.estimator, log_ratios)
 
     def correction(self, batch: Trajectories, g: Array) -> Array | float:
         """c_t, where `g` comes from `batch` and the policy stands at theta_t."""
@@ -376,11 +376,11 @@ class Agent:
             return difference
         if self.second is None:
             return 0.0
-        c, q = self.config, self.place.random()
+        c, q = self.config, self.q.random()
         theta = q * ascent.theta + (1 - q) * ascent.previous
         self.policy.assign(theta)
         trajectories = c.correction_trajectories or (0 if c.correction_steps else c.trajectories)
-        batch = self.second.sample(self.policy.sample, trajectories, c.correction_steps or c.batch_steps)
+        batch = self.second.play(self.policy.draw, trajectories, c.correction_steps or c.batch_steps)
         v, weights = ascent.theta - ascent.previous, self.credit(batch)
         product: Array = hessian_product(
             self.policy.functional(batch.observations, batch.actions),

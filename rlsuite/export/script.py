@@ -61,6 +61,8 @@ FACTS: dict[str, Facts] = {
     "rlsuite.algorithms.ppo": {**ON_CPU, "observations.dtype == np.uint8": False},
     "rlsuite.algorithms.props": {**NO_PICTURES, **ON_CPU},
     "rlsuite.algorithms.policy_smoothing": NO_PICTURES,
+    "rlsuite.algorithms.npg_igt": ON_CPU,
+    "rlsuite.harness.trajectories": {"len(self.observation_space.shape) != 1": False},
     "rlsuite.harness.smoothing": {**NO_PICTURES, "space.dtype == np.uint8": False, "self.scale != 1": False},
     ENVIRONMENTS: {
         "self._atari": "",
@@ -71,7 +73,7 @@ FACTS: dict[str, Facts] = {
     "rlsuite.harness.evaluation": {"space.dtype == np.uint8": False, "space.shape is not None": True},
 }
 RECEIVERS = ("config", "c", "self.config")  # how algorithm files name their configuration
-ON_CPU_ONLY = ("rlsuite.harness.networks", "ActorCritic")
+ON_CPU_ONLY = {("rlsuite.harness.networks", "ActorCritic"), ("rlsuite.harness.networks", "FlatPolicy")}
 WIDTH = 120
 
 
@@ -105,11 +107,11 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
         reached = {(item.module.name, item.name) for item in reach.items}
         if VIEW in reached and instead[SLOTS] == COPIES:
             instead[SLOTS] = instead[STANDALONE, "make_slots"] = (STANDALONE, "make_seen_slots")
-        elif ON_CPU_ONLY in reached and not settings:
+        elif ON_CPU_ONLY & reached and not settings:
             settings = {"device": "cpu"}
         elif sampled and (
             fixed.get("stochastic") is False
-            or (ON_CPU_ONLY not in reached and ".stochastic" not in path.read_text(encoding="utf-8"))
+            or (not ON_CPU_ONLY & reached and ".stochastic" not in path.read_text(encoding="utf-8"))
         ):
             sampled = False
         else:

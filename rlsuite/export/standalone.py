@@ -30,6 +30,7 @@ from rlsuite.data.dataset import Batch, Dataset
 from rlsuite.errors import UserError
 from rlsuite.harness.environments import Transition
 from rlsuite.harness.smoothing import SmoothedSlots, split_view
+from rlsuite.harness.trajectories import Sampler
 
 BATCH = 16  # rows of every forward pass of an evaluation: the last bits of a product depend on its shape
 ALIASES = {"terminations": "terminals", "truncations": "timeouts"}
@@ -65,6 +66,7 @@ class Run:
         self.directory, self.env_id = Path(settings.run_dir), ""
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
         self.logged = 0  # the position of the last metrics
+        self.last = 0  # the position to end at
         self.online = False
         self.metrics: dict[str, float] = {}
         self.tracked: dict[str, Any] = {}
@@ -93,6 +95,20 @@ class Run:
         self.env_id, self.online = env_id, True
         return Environments(env_id, n, self.rng)
 
+    def sampler(self, env_id: str, n: int = 1, horizon: int = 0, name: str = "") -> Sampler:
+        """What plays whole episodes of `env_id`, in which the run is also evaluated; the run counts their steps."""
+        self.env_id, self.online = env_id, True
+        return Sampler(env_id, n, self.rng, horizon, name, self.advance)
+
+    def advance(self, steps: int) -> None:
+        """Count environment steps of an update, in a loop with the stride 0."""
+        self.update = min(self.update + steps, self.last)
+
+    @property
+    def place(self) -> str:
+        """The position in words."""
+        return f"{'step' if self.online else 'update'} {self.update}"
+
     def track(self, **objects: Any) -> None:
         """Name the objects whose networks are saved at the end."""
         self.tracked.update(objects)
@@ -114,16 +130,21 @@ class Run:
         print(f"warning: {message}", file=sys.stderr)
 
     def loop(self, updates: int, policy: Any, stride: int = 1) -> Iterator[int]:
-        """Yield the positions up to `updates` in strides; log, and evaluate `policy` now and at the end."""
-        if updates < stride:
-            raise UserError(f"the run is {updates} long, less than the {stride} of one update; ask for more.")
+        """Yield the positions up to `updates` in strides; log, and evaluate `policy` now and at the end.
+
+        With a stride of 0 an update takes what `advance` is told, and its evaluation counts for the multiple reached.
+        """
+        least = max(1, stride)
+        if updates < least:
+            raise UserError(f"the run is {updates} long, less than the {least} of one update; ask for more.")
         self.directory.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             (self.directory / name).unlink(missing_ok=True)
-        every, last = self.settings.eval_every, updates - updates % stride
+        every, self.last = self.settings.eval_every, updates - updates % least
         if self.online and every:
             self.evaluate("interim", self.settings.eval_episodes, policy)
-        while self.update < last:
+        while self.update < self.last:
+            before = self.update
             self.update += stride
             yield self.update
             if self.metrics:
@@ -132,8 +153,8 @@ class Run:
                 self.append("metrics.jsonl", {"update": self.update, **self.metrics})
                 print(f"{self.update:>9}  " + "  ".join(f"{key} {value:.4g}" for key, value in self.metrics.items()))
                 self.metrics = {}
-            if every and self.update // every > (self.update - stride) // every and self.update < last:
-                self.evaluate("interim", self.settings.eval_episodes, policy)
+            if every and self.update // every > before // every and self.update < self.last:
+                self.evaluate("interim", self.settings.eval_episodes, policy, 0 if stride else self.update % every)
         # Every network that is an attribute of a tracked object, as `object.attribute.weight`.
         parts = {f"{name}.{k}": part for name, tracked in self.tracked.items() for k, part in vars(tracked).items()}
         states = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
@@ -143,16 +164,17 @@ class Run:
         np.savez(self.directory / "weights.npz", allow_pickle=False, **arrays)
         self.evaluate("final", self.settings.final_episodes, policy)
 
-    def evaluate(self, phase: str, episodes: int, policy: Any) -> None:
-        """Play episodes, and store a row for each."""
+    def evaluate(self, phase: str, episodes: int, policy: Any, past: int = 0) -> None:
+        """Play episodes, and store a row for each, of the position `past` steps ago."""
+        position = self.update - past
         seeds = evaluation_seeds(self.env_id, phase, episodes)
         played = evaluate(policy.act, self.env_id, seeds, stochastic=getattr(policy, "stochastic", False))
         for k, e in enumerate(played):
-            row = {"phase": phase, "update": self.update, "episode": k, "episode_seed": e.seed, "return": e.total}
+            row = {"phase": phase, "update": position, "episode": k, "episode_seed": e.seed, "return": e.total}
             row |= {"length": e.length, "terminated": e.terminated, "truncated": e.truncated}
             self.append("evaluations.jsonl", row)
         mean = np.mean([episode.total for episode in played])
-        print(f"{phase} evaluation at {self.update}: return {mean:.1f} over {episodes} episodes", flush=True)
+        print(f"{phase} evaluation at {position}: return {mean:.1f} over {episodes} episodes", flush=True)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         with (self.directory / name).open("a") as file:

@@ -349,7 +349,7 @@ class FlatPolicy(nn.Module):
         """Of the actions, for outputs of the network."""
         return Gaussian(outputs, self.flat.views[-1]) if self.continuous else Categorical.of(outputs)
 
-    def sample(self, observations: Array, noise: Array) -> Array:
+    def draw(self, observations: Array, noise: Array) -> Array:
         """Actions at (B, observation_dim), for normal noise (B, k), or uniform noise (B,) where they are discrete."""
         outputs = forward(observations, self.flat.views[: self.layers])[-1]
         if self.continuous:
@@ -360,7 +360,7 @@ class FlatPolicy(nn.Module):
     def act(self, observations: Array, uniforms: Array | None = None) -> Array:
         """(B, observation_dim) -> actions within the bounds: the mode, or sampled at `uniforms`."""
         if uniforms is not None:
-            return self.sample(observations, uniforms)
+            return self.draw(observations, uniforms)
         mode = self.distribution(forward(observations, self.flat.views[: self.layers])[-1]).mode()
         return np.minimum(np.maximum(mode, self.low), self.high) if self.continuous else mode
 

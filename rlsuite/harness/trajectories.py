@@ -94,7 +94,7 @@ class Sampler:
         self.accepted = 0  # episodes so far, and the number of the next one
         self.finished: list[tuple[float, int]] = []  # return and length of those since `statistics` was called
 
-    def sample(self, act: Callable[[Array, Array], Array], episodes: int = 0, steps: int = 0) -> Trajectories:
+    def play(self, act: Callable[[Array, Array], Array], episodes: int = 0, steps: int = 0) -> Trajectories:
         """The next `episodes` episodes; if that is 0, the next ones until they have `steps` steps together.
 
         `act` draws actions for ROWS observations at noise (ROWS, action_dim) from a normal distribution, or (ROWS,)

@@ -28,6 +28,7 @@ OWN = {
         "best_every": 256,
         "best_episodes": 2,
     },
+    "npg_igt": {},
     "ppo": ROLLOUT,
     "props": {**ROLLOUT, "behavior_epochs": 2, "behavior_minibatches": 2},
 }
@@ -43,7 +44,7 @@ TASKS = {
 def cases():
     for name in ONLINE:
         for task in TASKS:
-            if ("#" in task) != (name == "policy_smoothing"):
+            if ("#" in task) != (name == "policy_smoothing") or (name == "npg_igt" and task.startswith("ale-")):
                 continue
             marks = [pytest.mark.slow] if task.startswith("ale-") else []
             yield pytest.param(name, task, marks=marks, id=f"{name}-{task}")
@@ -57,20 +58,32 @@ def test_killed_at_random_moments_an_online_run_ends_as_if_it_had_not_been(name,
     given = {"env": task, **QUICK, **OWN[name], **TASKS[task], "log_every": TASKS[task].get("rollout_steps", 64)}
     if name == "props":
         given["behavior_steps"] = given["rollout_steps"] // 2
+    if name == "npg_igt":
+        given["batch_steps"] = given.pop("rollout_steps")
     setup, directory = resolve(load_algorithm(name), given), tmp_path / "finished"
     duration = finish(setup, directory)
 
     assert sum(row.get("episodes", 0) for row in files.read_lines(directory / "metrics.jsonl")) > 5
     assert len({row["update"] for row in files.read_lines(directory / "evaluations.jsonl")}) >= 3
     newest = max((directory / "checkpoints").iterdir())
-    state = files.load_checkpoint(newest)["tracked"]["environments"]
-    assert state["steps"] * 2 == setup.config.total_steps
-    assert max(length for _, _, length in state["episodes"]) > 0
+    tracked = files.load_checkpoint(newest)["tracked"]
+    if name == "npg_igt":
+        assert tracked["sampler"]["accepted"] > 5
+    else:
+        state = tracked["environments"]
+        assert state["steps"] * 2 == setup.config.total_steps
+        assert max(length for _, _, length in state["episodes"]) > 0
 
     kill_until_finished(setup, directory, duration, tmp_path)
 
 
 VARIANTS = {  # what a method keeps between updates depends on its settings
+    "npg_igt": [
+        {"env": "CartPole-v1", "method": "nharpg", "baseline": "average", "correction_steps": 30},
+        {"env": "rlsuite/GridWorld-v0", "method": "harpg", "trajectories": 3, "stochastic": True},
+        {"env": "rlsuite/LineWorld-v0", "method": "storm_pg", "step_size": 0.01, "estimator": "mean"},
+        {"env": "Hopper-v5", "method": "sharp", "trajectories": 2, "baseline": "none", "n_envs": 1},
+    ],
     "ppo": [
         {"env": "ale-machado/Freeway", "total_steps": 128, "rollout_steps": 32, "eval_every": 0, "final_episodes": 1},
         {"env": "rlsuite/GridWorld-v0", "stochastic": True, "kl_stop": 1e-3},
@@ -99,7 +112,7 @@ VARIANTS = {  # what a method keeps between updates depends on its settings
 @pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in ONLINE for variant in VARIANTS[name]])
 def test_every_variant_continues_exactly(name, variant, tmp_path, monkeypatch):
     monkeypatch.setitem(environments.ATARI["ale-machado"], "max_num_frames_per_episode", 60)
-    rollout = {} if name == "policy_smoothing" else {"rollout_steps": 96}
+    rollout = {"policy_smoothing": {}, "npg_igt": {"batch_steps": 96}}.get(name, {"rollout_steps": 96})
     given = {**QUICK, **OWN[name], **rollout, "total_steps": 960, "eval_every": 480, "checkpoint_every": 1, **variant}
     if name == "props":
         given["behavior_steps"] = 24

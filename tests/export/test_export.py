@@ -43,9 +43,14 @@ CASES = {
     "ppo": [{"env": "Pendulum-v1"}, {"env": "CartPole-v1", "stochastic": True}],
     "props": [{"env": "Pendulum-v1"}, {"env": "CartPole-v1"}],
     "policy_smoothing": [{"env": "CartPole-v1#frames=3,sigma=0.1"}],
+    "npg_igt": [
+        {"env": "CartPole-v1"},
+        {"env": "CartPole-v1", "method": "nharpg", "baseline": "average", "stochastic": True},
+        {"env": "Pendulum-v1", "method": "storm_pg", "step_size": 1e-4, "estimator": "reinforce"},
+    ],
 }
-SWITCHES = {"k_mode", "scale_by_returns", "stochastic"}
-OWN = {"ppo": ROLLOUT, "props": ROLLOUT | REFIT, "policy_smoothing": DQN}
+SWITCHES = {"k_mode", "scale_by_returns", "stochastic", "method", "baseline", "estimator"}
+OWN = {"npg_igt": {"batch_steps": 150}, "ppo": ROLLOUT, "props": ROLLOUT | REFIT, "policy_smoothing": DQN}
 
 
 def write_pendulum(path: Path, episodes: int = 6, steps: int = 100) -> Path:
@@ -144,7 +149,13 @@ def text(request) -> str:
     return export(request.param, f"{request.param}_single.py")
 
 
-MORE = {"props": 1289, "odice": 1175, "odice_il": 1119, "prdc": 1090}  # lines of those that have more than 1,000
+MORE = {
+    "props": 1289,
+    "odice": 1175,
+    "odice_il": 1119,
+    "prdc": 1090,
+    "npg_igt": 1037,
+}  # lines of those that have more than 1,000
 
 
 def test_a_file_has_few_lines(text):
