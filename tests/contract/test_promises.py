@@ -60,7 +60,7 @@ OWN = {
         "batch_size": 32,
         "best_every": 0,
     },
-    "npg_igt": {"trajectories": 2, "horizon": 12},
+    "npg_igt": {"env": "Pendulum-v1", "trajectories": 2, "horizon": 12},  # rewards within 12 steps
     "ppo": ROLLOUT,
     "props": {**ROLLOUT, "behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2},
 }
