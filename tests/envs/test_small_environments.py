@@ -22,6 +22,7 @@ LIMITS = {
     "rlsuite/GridWorld9-v0": 27,
     "rlsuite/TwoStep-v0": None,
     "rlsuite/Chain-v0": 15,
+    "rlsuite/Enumerable-v0": 4,
 }
 all_environments = pytest.mark.parametrize("name", LIMITS)
 
@@ -45,7 +46,11 @@ def episode(env: gym.Env, seed: int) -> str:
 
 def test_every_environment_is_in_the_lists_of_these_tests():
     ids = {name for name in gym.registry if name.startswith("rlsuite/")}
-    others = {"rlsuite/LineWorld-v0", *(f"rlsuite/PointMaze-{maze}-v0" for maze in ("UMaze", "Medium", "Large"))}
+    others = {
+        "rlsuite/LineWorld-v0",
+        "rlsuite/LQR-v0",
+        *(f"rlsuite/PointMaze-{maze}-v0" for maze in ("UMaze", "Medium", "Large")),
+    }
     assert ids == {*LIMITS} | others
     before = dict(gym.registry)
     rlsuite_envs.register_envs()
