@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--blocks", type=int, default=7)
     parser.add_argument("--tasks", nargs="+", default=["CartPole-v1", "Hopper-v5"])
-    parser.add_argument("--methods", nargs="+", default=["npg_igt", "nharpg", "pg"])
+    parser.add_argument("--methods", nargs="+", default=["npg_igt", "nharpg"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'task':14} {'method':10} {'steps/s':>8} {'of env':>7} {'100k in':>11}")

@@ -349,9 +349,15 @@ class FlatPolicy(nn.Module):
         """Of the actions, for outputs of the network."""
         return Gaussian(outputs, self.flat.views[-1]) if self.continuous else Categorical.of(outputs)
 
+    def outputs(self, observations: Array) -> Array:
+        """(B, observation_dim) -> (B, actions). Each row is multiplied by itself, so that no other changes its bits:
+        those of a product of matrices depend on the place of a row among the others."""
+        outputs: Array = forward(observations[:, None], self.flat.views[: self.layers])[-1][:, 0]
+        return outputs
+
     def draw(self, observations: Array, noise: Array) -> Array:
         """Actions at (B, observation_dim), for normal noise (B, k), or uniform noise (B,) where they are discrete."""
-        outputs = forward(observations, self.flat.views[: self.layers])[-1]
+        outputs = self.outputs(observations)
         if self.continuous:
             outputs += np.exp(self.flat.views[-1]) * noise
             return outputs
@@ -361,7 +367,7 @@ class FlatPolicy(nn.Module):
         """(B, observation_dim) -> actions within the bounds: the mode, or sampled at `uniforms`."""
         if uniforms is not None:
             return self.draw(observations, uniforms)
-        mode = self.distribution(forward(observations, self.flat.views[: self.layers])[-1]).mode()
+        mode = self.distribution(self.outputs(observations)).mode()
         return np.minimum(np.maximum(mode, self.low), self.high) if self.continuous else mode
 
     def log_probs(self, observations: Array, actions: Array) -> Array:

@@ -4,10 +4,10 @@ Copies of an environment play side by side, but episodes are numbered as they be
 numbers. Whoever takes the episodes that finish first takes too many short ones: with a budget of steps, the mean length
 of an episode is then not E[L], and an estimate of a gradient leans towards what short episodes do.
 
-The seed of an episode and the noise of its actions follow from its number alone, and every pass through the policy has
-the same number of rows. So the accepted trajectories are the same, bit for bit, for any number of copies; how many
-steps are played for nothing is not. Exactly n episodes waste none, and neither does one copy. No episode runs on from
-one call to the next, so that the number of the next episode is all that a resumed run needs.
+The seed of an episode and the noise of its actions follow from its number alone. So the accepted trajectories are the
+same, bit for bit, for any number of copies, if the policy treats each row by itself; how many steps are played for
+nothing is not. Exactly n episodes waste none, and neither does one copy. No episode runs on from one call to the next,
+so that the number of the next episode is all that a resumed run needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from rlsuite.errors import UserError
 from rlsuite.harness.environments import TRAINING_SEEDS, Diverged, check_spaces, make_slots
 
 Array = np.ndarray
-ROWS = 16  # of every pass through the policy; a fixed number, because the last bits of a product depend on its shape
 BLOCK = 64  # steps whose noise is drawn at once
 
 
@@ -97,13 +96,12 @@ class Sampler:
     def play(self, act: Callable[[Array, Array], Array], episodes: int = 0, steps: int = 0) -> Trajectories:
         """The next `episodes` episodes; if that is 0, the next ones until they have `steps` steps together.
 
-        `act` draws actions for ROWS observations at noise (ROWS, action_dim) from a normal distribution, or (ROWS,)
-        from the uniform distribution on [0, 1) where actions are numbered. Raises Diverged if an observation or a
-        reward is not finite.
+        `act` draws actions for the observations (copies, ...) at noise (copies, action_dim) from a normal distribution,
+        or (copies,) from the uniform distribution on [0, 1) where actions are numbered. Raises Diverged if an
+        observation or a reward is not finite.
         """
-        rows = -(-self.n // ROWS) * ROWS
-        observations = np.zeros((rows, *self.observation_space.shape), np.float32)
-        noise = np.zeros((rows, *self.noise_shape), np.float32 if self.bounds else np.float64)
+        observations = np.zeros((self.n, *self.observation_space.shape), np.float32)
+        noise = np.zeros((self.n, *self.noise_shape), np.float32 if self.bounds else np.float64)
         running: dict[int, int] = {}  # copy -> episode, counted from 0 in this call
         streams: dict[int, np.random.Generator] = {}  # copy -> where the noise of its episode comes from
         blocks: dict[int, Array] = {}  # copy -> the noise of some steps
@@ -135,10 +133,9 @@ class Sampler:
             flat = observations.ravel()
             if not math.isfinite(flat.dot(flat)):
                 raise Diverged(f"an observation of {self.env_id} has a number that is not finite")
-            parts = [act(observations[i : i + ROWS], noise[i : i + ROWS]) for i in range(0, rows, ROWS)]
-            actions = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            seen.append(observations[: self.n].copy())
-            drawn.append(actions[: self.n])
+            actions = act(observations, noise)
+            seen.append(observations.copy())
+            drawn.append(actions)
             if self.bounds:
                 actions = np.minimum(np.maximum(actions, self.bounds[0]), self.bounds[1])
             copies = sorted(running)
