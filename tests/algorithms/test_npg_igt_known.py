@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rlsuite.algorithms.npg_igt import METHODS, Ascent, Baseline, Rule, credit, hessian_product, score
-from rlsuite.harness.trajectories import Trajectories
+from rlsuite.harness.networks import FlatPolicy
+from rlsuite.harness.trajectories import Sampler, Trajectories
 from rlsuite_envs.enumerable import Enumerable
 from rlsuite_envs.lqr import LQR
 
@@ -122,8 +123,8 @@ def test_a_stale_momentum_carries_them_to_the_wrong_place_and_no_look_ahead_is_w
     stale = transport_errors(exact, eta_lag=True)
     without = transport_errors(Rule(exact.eta, exact.step, exact.normalized))
     assert (stale[:20].max(0) > 0.1).all()
-    assert (without.max(0) > 2 * stale.max(0)).all()
-    assert stale[-1].max() < 0.1 * stale.max()  # harmless in the long run, as eta_t / eta_{t-1} goes to 1
+    assert (without.max(0) > stale.max(0)).all()
+    assert (without[-1] > 20 * stale[-1]).all()  # in the long run it is harmless, as eta_t / eta_{t-1} goes to 1
 
 
 # ---- the gradient --------------------------------------------------------------------------------
@@ -332,6 +333,43 @@ def test_on_lqr_the_estimators_are_unbiased(rates):
     ):
         z = (estimates.mean(0) - known[0]) / (estimates.std(0) / np.sqrt(n))
         assert np.abs(z).max() < 4
+
+
+# ---- the algorithm's sampler, policy and estimator together --------------------------------------
+
+
+def estimates(env: str, policy: FlatPolicy, gamma: float, batches: int = 50, episodes: int = 200) -> Array:
+    """g (batches, d), each from so many episodes that the algorithm's sampler plays."""
+    sampler = Sampler(env, 8, lambda name: np.random.default_rng(len(name)))
+    found = []
+    for _ in range(batches):
+        batch = sampler.play(policy.draw, episodes)
+        assert (batch.lengths == batch.lengths[0]).all() and len(batch.lengths) == episodes
+        weights = credit(batch, np.zeros(len(batch)), gamma, "gpomdp")
+        found.append(policy.score(batch.observations, batch.actions, weights))
+    return np.array(found)
+
+
+def test_episodes_of_the_enumerable_environment_lead_to_its_gradient():
+    """theta_sa = weight_as + bias_a, so the gradient by a bias is that by the logits summed over states; 5 SE."""
+    mdp, policy = Enumerable(), FlatPolicy(3, 2, hidden=(), rng=np.random.default_rng(0))
+    theta = 0.5 * np.random.default_rng(1).normal(size=8)
+    policy.assign(theta)
+    exact = mdp.gradient((theta[:6].reshape(2, 3).T + theta[6:]).ravel()).reshape(3, 2)
+    known = np.concatenate([exact.T.ravel(), exact.sum(0)])
+    found = estimates("rlsuite/Enumerable-v0", policy, mdp.discount)
+    assert (np.abs(found.mean(0) - known) < 5 * found.std(0, ddof=1) / np.sqrt(len(found))).all()
+
+
+def test_episodes_of_lqr_lead_to_its_gradient_by_gain_bias_and_deviation():
+    """The bias has a gradient of 0, as the system is symmetric about the origin; 5 SE."""
+    lqr, gain, log_std = LQR(), np.array([[-0.6, -1.1]]), np.array([-0.3])
+    policy = FlatPolicy(2, 1, [-np.inf], [np.inf], hidden=())
+    policy.assign(np.concatenate([gain[0], [0.0], log_std]))
+    of_gain, of_log_std = lqr.gradient(gain, log_std)
+    known = np.concatenate([of_gain[0], [0.0], of_log_std])
+    found = estimates("rlsuite/LQR-v0", policy, 1.0, episodes=100)
+    assert (np.abs(found.mean(0) - known) < 5 * found.std(0, ddof=1) / np.sqrt(len(found))).all()
 
 
 # ---- the rates -----------------------------------------------------------------------------------
