@@ -17,7 +17,7 @@ g and B v are formed for each trajectory, then averaged. eta_t = eta0 (2/(t+2))^
 
     method      p     q    normalised                            paper
     pg          -    2/3   no                                    eta_t = 1; the plain policy gradient
-    npg         -    2/3   yes                                   what the authors' code calls N-SGD with momentum
+    npg         -    2/3   yes                                   the authors' nsgdm, which never averages
     nmpg       2/3    1    yes
     npg_igt    4/5    1    yes          look-ahead               2302.01734
     harpg       1    1/2   no           hessian                  2302.01734
@@ -27,7 +27,8 @@ g and B v are formed for each trajectory, then averaged. eta_t = eta0 (2/(t+2))^
 
 All environment steps count, also those of the second batch. What is evaluated and stored is theta_t, never x_t. The end
 of an episode by a time limit counts as a termination, and actions are clipped to the bounds only on their way to the
-environment. Parameters are one vector, with one norm; networks are small, so all of it is done on a CPU.
+environment. Parameters are one vector, with one norm; networks are small, so all of it is done on a CPU. Where steps
+are not normalised they grow with the gradient, and step sizes are a hundred times smaller: 0.003 on CartPole.
 
     rlsuite train npg_igt --env CartPole-v1
     rlsuite train npg_igt --env Hopper-v5 --method nharpg --step-size 0.3
@@ -81,13 +82,13 @@ class Config:
     trajectories: int = 0
     """episodes of a step, 1 in the paper; 0 for batch_steps"""
     batch_steps: int = 1000
-    """environment steps of a step, in whole episodes: no more begin once there are so many"""
+    """environment steps of a step, in whole episodes: the first that have so many, whose mean has a bias of O(1/n)"""
     correction_trajectories: int = 0
     """episodes of the second batch, for hessian; 0 for correction_steps"""
     correction_steps: int = 0
     """environment steps of the second batch; 0 for as many steps or episodes as the first has"""
     n_envs: int = 1
-    """copies of the environment; more of them change no result but play episodes that batch_steps then drops"""
+    """copies of the environment; more of them change no trajectory, but play episodes that batch_steps then drops"""
     horizon: int = 0
     """cut training episodes after so many steps; 0 for the environment's own limit"""
     gamma: float = 0.99
@@ -169,7 +170,7 @@ class Ascent:
     def _eta(self, t: int) -> float:
         if t <= 0 or self.rule.eta is None:
             return 1.0
-        return min(1.0, self.eta_const or self.eta0 * (2 / (t + 2)) ** self.rule.eta)
+        return min(1.0, self.eta0 * (2 / (t + 2)) ** self.rule.eta if self.eta_const is None else self.eta_const)
 
     @property
     def eta(self) -> float:
@@ -381,6 +382,7 @@ class Agent:
         self.policy.assign(theta)
         trajectories = c.correction_trajectories or (0 if c.correction_steps else c.trajectories)
         batch = self.second.play(self.policy.draw, trajectories, c.correction_steps or c.batch_steps)
+        self.second.finished.clear()  # returns between two iterates are nobody's
         v, weights = ascent.theta - ascent.previous, self.credit(batch)
         product: Array = hessian_product(
             self.policy.functional(batch.observations, batch.actions),

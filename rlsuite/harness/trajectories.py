@@ -142,13 +142,14 @@ class Sampler:
             total += len(copies)
             played = self.slots.step(copies, actions)
             for k, observation, reward, terminated, truncated, _ in zip(copies, *played, strict=False):
-                observations[k] = observation
                 history = rewards[running[k]]
                 history.append(float(reward))
                 if not math.isfinite(history[-1]):
                     raise Diverged(f"a reward of {self.env_id} is {history[-1]}")
                 if terminated or truncated or len(history) == self.horizon:
                     del running[k]
+                else:
+                    observations[k] = observation
         self.advance(total)
         return self._accept(rewards[:needed], places[:needed], np.array(seen), np.array(drawn))
 

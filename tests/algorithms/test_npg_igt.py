@@ -466,16 +466,27 @@ def test_episodes_are_played_ahead_and_the_policy_that_stays_is_the_iterate(meth
 
 def test_the_second_batch_is_played_between_the_last_two_iterates_and_counted():
     agent, counted = make(method="nharpg", correction_trajectories=2)
-    played = []
-    plain = agent.second.play
-    agent.second.play = lambda *given: (played.append(agent.policy.flat.values.numpy().copy()), plain(*given))[1]
+    played, lengths = [], []
+
+    def watch(sampler, at):
+        def play(*given):
+            at.append(agent.policy.flat.values.numpy().copy())
+            batch = plain(*given)
+            lengths.append(len(batch))
+            return batch
+
+        plain, sampler.play = sampler.play, play
+
+    watch(agent.sampler, [])
+    watch(agent.second, played)
     for _ in range(3):
         before, last = agent.ascent.previous, agent.ascent.theta
         agent.update()
     assert len(played) == 2 and agent.second.accepted == 4 and agent.sampler.accepted == 12
+    assert not agent.second.finished, "a checkpoint does not grow with the run"
     q = (played[-1] - before) / (last - before)
     assert 0.01 < np.median(q) < 0.99 and np.abs(q - np.median(q)).max() < 1e-2
-    assert len(counted) == 5 and sum(counted) == sum(n for s in (agent.sampler, agent.second) for _, n in s.finished)
+    assert len(counted) == 5 and sum(counted) == sum(lengths)
 
 
 @pytest.mark.parametrize(
