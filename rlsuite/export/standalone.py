@@ -66,7 +66,6 @@ class Run:
         self.directory, self.env_id = Path(settings.run_dir), ""
         self.update = 0  # the position: updates of an offline method, environment steps of an online one
         self.logged = 0  # the position of the last metrics
-        self.last = 0  # the position to end at
         self.online = False
         self.metrics: dict[str, float] = {}
         self.tracked: dict[str, Any] = {}
@@ -130,22 +129,21 @@ class Run:
         print(f"warning: {message}", file=sys.stderr)
 
     def loop(self, updates: int, policy: Any, stride: int = 1) -> Iterator[int]:
-        """Yield the positions up to `updates` in strides; log, and evaluate `policy` now and at the end.
-
-        With a stride of 0 an update takes what `advance` is told, and its evaluation counts for the multiple reached.
-        """
-        least = max(1, stride)
-        if updates < least:
-            raise UserError(f"the run is {updates} long, less than the {least} of one update; ask for more.")
+        """Yield the positions up to `updates`, in strides (0: as `advance` counts); log, and evaluate `policy`."""
+        if updates < stride:
+            raise UserError(f"the run is {updates} long, less than the {stride} of one update; ask for more.")
         self.directory.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             (self.directory / name).unlink(missing_ok=True)
-        every, self.last = self.settings.eval_every, updates - updates % least
+        every, episodes, self.last = (
+            self.settings.eval_every,
+            self.settings.eval_episodes,
+            updates - updates % max(1, stride),
+        )
         if self.online and every:
-            self.evaluate("interim", self.settings.eval_episodes, policy)
+            self.evaluate("interim", episodes, policy, 0)
         while self.update < self.last:
-            before = self.update
-            self.update += stride
+            before, self.update = self.update, self.update + stride
             yield self.update
             if self.metrics:
                 if not all(map(math.isfinite, self.metrics.values())):
@@ -154,7 +152,7 @@ class Run:
                 print(f"{self.update:>9}  " + "  ".join(f"{key} {value:.4g}" for key, value in self.metrics.items()))
                 self.metrics = {}
             if every and self.update // every > before // every and self.update < self.last:
-                self.evaluate("interim", self.settings.eval_episodes, policy, 0 if stride else self.update % every)
+                self.evaluate("interim", episodes, policy, self.update - (0 if stride else self.update % every))
         # Every network that is an attribute of a tracked object, as `object.attribute.weight`.
         parts = {f"{name}.{k}": part for name, tracked in self.tracked.items() for k, part in vars(tracked).items()}
         states = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
@@ -162,11 +160,10 @@ class Run:
             f"{name}.{k}": w.cpu().numpy() for name, state in states.items() for k, w in state.items()
         }
         np.savez(self.directory / "weights.npz", allow_pickle=False, **arrays)
-        self.evaluate("final", self.settings.final_episodes, policy)
+        self.evaluate("final", self.settings.final_episodes, policy, self.update)
 
-    def evaluate(self, phase: str, episodes: int, policy: Any, past: int = 0) -> None:
-        """Play episodes, and store a row for each, of the position `past` steps ago."""
-        position = self.update - past
+    def evaluate(self, phase: str, episodes: int, policy: Any, position: int) -> None:
+        """Play episodes, and store a row for each."""
         seeds = evaluation_seeds(self.env_id, phase, episodes)
         played = evaluate(policy.act, self.env_id, seeds, stochastic=getattr(policy, "stochastic", False))
         for k, e in enumerate(played):

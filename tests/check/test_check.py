@@ -195,7 +195,7 @@ def test_what_an_update_changes_is_shown(place, recorded, check, tmp_path):
     done = check("--algo", "mine.py", "--update", "--runs", 20)
     assert done.returncode == 0, done.stderr
     assert "mine-line: lambda late " in done.stdout and " (medians, p = " in done.stdout
-    assert "mine-line: the bits of 5 of 8 runs" in done.stdout
+    assert "mine-line: the bits of 8 of 8 runs" in done.stdout
     again = check("--algo", "mine.py", "--update", "--runs", 20)
     assert again.stdout == "mine-line: nothing but its date\n"
 
