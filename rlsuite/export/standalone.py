@@ -135,13 +135,9 @@ class Run:
         self.directory.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             (self.directory / name).unlink(missing_ok=True)
-        every, episodes, self.last = (
-            self.settings.eval_every,
-            self.settings.eval_episodes,
-            updates - updates % max(1, stride),
-        )
+        s, every, self.last = self.settings, self.settings.eval_every, updates - updates % max(1, stride)
         if self.online and every:
-            self.evaluate("interim", episodes, policy, 0)
+            self.evaluate("interim", s.eval_episodes, policy, 0)
         while self.update < self.last:
             before, self.update = self.update, self.update + stride
             yield self.update
@@ -152,7 +148,7 @@ class Run:
                 print(f"{self.update:>9}  " + "  ".join(f"{key} {value:.4g}" for key, value in self.metrics.items()))
                 self.metrics = {}
             if every and self.update // every > before // every and self.update < self.last:
-                self.evaluate("interim", episodes, policy, self.update - (0 if stride else self.update % every))
+                self.evaluate("interim", s.eval_episodes, policy, self.update - (0 if stride else self.update % every))
         # Every network that is an attribute of a tracked object, as `object.attribute.weight`.
         parts = {f"{name}.{k}": part for name, tracked in self.tracked.items() for k, part in vars(tracked).items()}
         states = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
