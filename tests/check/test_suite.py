@@ -81,7 +81,12 @@ def test_shared_settings_reach_those_that_know_them(tmp_path):
 def test_cases_are_chosen_by_name_algorithm_or_task():
     cases = read_suite()
     assert [case.name for case in select(cases, ["bc"])] == ["bc-pendulum"]
-    assert {case.algorithm.name for case in select(cases, ["CartPole*"])} == {"ppo", "props", "policy_smoothing", "npg_igt"}
+    assert {case.algorithm.name for case in select(cases, ["CartPole*"])} == {
+        "ppo",
+        "props",
+        "policy_smoothing",
+        "npg_igt",
+    }
     assert select(cases, []) == cases
     with pytest.raises(UserError, match="--only pppo matches no case of the suite; did you mean 'ppo'"):
         select(cases, ["pppo"])
