@@ -176,7 +176,8 @@ def cells(marker):
 def test_a_stopped_check_leaves_no_process(place, tmp_path, number):
     (place / "long.toml").write_text(SUITE.replace("updates = 150", f"updates = 1000000{number:d}"))
     check = subprocess.Popen(
-        [sys.executable, "-m", "rlsuite", "check", place / "long.toml", "--jobs", "2"], start_new_session=True
+        [sys.executable, "-m", "rlsuite", "check", place / "long.toml", "--jobs", "2", "--baselines", tmp_path],
+        start_new_session=True,
     )
     until = time.monotonic() + 60
     while len(cells(f"1000000{number:d}")) < 2:
