@@ -194,9 +194,9 @@ def report(out: Path) -> None:
         "The exact level tells that bits changed, not that something is wrong, and only on the processor class and",
         "with the versions that the baselines were recorded with; the row above it is what other machines have.",
         "",
-        "Eight runs a case, larger learning rates, the chain and two measures of the evaluation were chosen after a first",
-        "round with five runs, in which 9 of the 48 bugs tried passed sanity and statistics. For bugs that nobody has looked",
-        "at, expect something between its 81 % and what stands above.",
+        "Eight runs a case, larger learning rates, the chain and two measures of the evaluation were chosen after",
+        "a first round with five runs, in which 9 of the 48 bugs tried passed sanity and statistics. For bugs that",
+        "nobody has looked at, expect something between its 81 % and what stands above.",
         "",
         "| kind | bugs | sanity | return | statistical | sanity or statistical |",
         "|---|---|---|---|---|---|",
@@ -224,8 +224,8 @@ def report(out: Path) -> None:
         "",
         f"- repetitions with an alarm: {share(len(cried), len(repetitions))}; stated: at most {verdict.ALPHA:.0%}",
         f"- cases with an alarm: {len(alarms)} of {len(clean)}",
-        f"- p-values of the return of at most 0.05: {np.mean(p <= 0.05):.1%} (expected: at most 5 %; those of a case vary",
-        "  together, because they share its stored runs)",
+        f"- p-values of the return of at most 0.05: {np.mean(p <= 0.05):.1%} (expected: at most 5 %; those of",
+        "  a case vary together, because they share its stored runs)",
     ]
     lines += [f"- repetition {row['repetition']}, {row['case']}: {row['notes']}" for row in alarms]
     (out / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
