@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STANDALONE = "rlsuite.export.standalone"
 ENVIRONMENTS = "rlsuite.harness.environments"
+KERNELS, LINEAR = "rlsuite.kernels.linear", "rlsuite.export.linear"
 SLOTS, COPIES = (ENVIRONMENTS, "make_slots"), (STANDALONE, "Slots")
 INSTEAD = {
     ("rlsuite.harness.run", "Run"): (STANDALONE, "Run"),
@@ -42,6 +43,8 @@ INSTEAD = {
     ("rlsuite.harness.seeding", "evaluation_seeds"): (STANDALONE, "evaluation_seeds"),
     (STANDALONE, "make_slots"): COPIES,
     (ENVIRONMENTS, "Environments"): (STANDALONE, "Environments"),
+    (KERNELS, "mlp"): (LINEAR, "mlp"),
+    (KERNELS, "product"): (LINEAR, "product"),
 }
 SEARCH, NEIGHBOURS = ("rlsuite.kernels.neighbours", "NearestNeighbours"), "rlsuite.export.neighbours"
 VIEW = ("rlsuite.harness.smoothing", "split_view")  # a method that looks at it is exported with smoothed environments
@@ -95,6 +98,8 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
     instead = dict(INSTEAD)
     if fixed.get("search") == "exact":
         instead[SEARCH] = (NEIGHBOURS, SEARCH[1])
+    if hasattr(algorithm.module.Config, "dataset_steps"):  # nothing else plays
+        instead[STANDALONE, "evaluate"] = (STANDALONE, "evaluate_each")
     settings: dict[str, Any] = {}
     sampled = True
     while True:
@@ -130,6 +135,10 @@ def flatten(library: Library, reach: Reach, main: Module) -> dict[Item, Item]:
     own = main.items["Config"]
     alike: dict[Item, Item] = {}
     while len(bases := reach.bases(own)) == 1:
+        base = bases[0].module
+        for use, _, _ in library.uses(bases[0]):
+            if use.name not in {*main.items, *main.imports}:
+                main.imports[use.name] = base.imports.get(use.name, Import(base.name, use.name, use.name))
         elsewhere = any(library.meaning(main, use)[0] != target for use, target, _ in library.uses(bases[0]))
         text = None if elsewhere else merged(own.text, bases[0].text)
         if text is None:

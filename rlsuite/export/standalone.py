@@ -5,7 +5,6 @@ data in the same order, evaluation and files; but no resume, no Atari, and only 
 from __future__ import annotations
 
 import argparse
-import ast
 import fnmatch
 import hashlib
 import inspect
@@ -16,7 +15,6 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -246,6 +244,36 @@ def evaluate(
     return episodes
 
 
+def evaluate_each(
+    act: Callable[..., np.ndarray], env_id: str, seeds: Sequence[int], stochastic: bool = False
+) -> list[SimpleNamespace]:
+    """Play one episode for each of `seeds`, up to `BATCH` at a time; no episode changes what happens in another.
+
+    Gives the seed, total (undiscounted return), length and flags terminated and truncated of each.
+    """
+    envs: list[Any] = [make_env(env_id) for _ in seeds[:BATCH]]
+    episodes = [SimpleNamespace(seed=seed, total=0.0, length=0) for seed in seeds]
+    observations = np.zeros((BATCH, *envs[0].observation_space.shape), np.float32)
+    streams, uniforms = [np.random.default_rng(seed) for seed in seeds], np.zeros(BATCH)
+    for first in range(0, len(seeds), BATCH):
+        running = list(range(min(BATCH, len(seeds) - first)))
+        for k in running:
+            observations[k], _ = envs[k].reset(seed=seeds[first + k])
+        while running:
+            if stochastic:
+                uniforms[running] = [streams[first + k].random() for k in running]
+            actions = act(observations, uniforms) if stochastic else act(observations)
+            for k in list(running):
+                observations[k], reward, *flags, _ = envs[k].step(actions[k])
+                episode = episodes[first + k]
+                episode.total += float(reward)
+                episode.length += 1
+                episode.terminated, episode.truncated = map(bool, flags)
+                if any(flags):
+                    running.remove(k)
+    return episodes
+
+
 class Environments:
     """n training copies of one environment. Nothing resets itself: an episode begins with a seed of its own.
 
@@ -312,7 +340,7 @@ def make_env(env_id: str) -> gym.Env:
     return env if flat else gym.wrappers.FlattenObservation(env)
 
 
-class Batches:
+class Batches(Iterator[Batch]):
     """An endless stream of batches of rows drawn uniformly with replacement.
 
     They are drawn in blocks, because at batch 256 a call of the generator costs as much as a layer of the network.
@@ -321,21 +349,17 @@ class Batches:
     def __init__(self, dataset: Dataset, batch_size: int, rng: np.random.Generator) -> None:
         if batch_size < 1 or len(dataset) == 0:
             raise UserError(f"cannot draw batches of {batch_size} from {len(dataset)} transitions of {dataset.name}.")
-        self.dataset, self.rows = dataset, self.draw(batch_size, rng)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
+        self.drawn = self.draw(dataset, batch_size, rng)
 
     def __next__(self) -> Batch:
-        d, rows = self.dataset, next(self.rows)
-        arrays = d.observations, d.actions, d.rewards, d.next_observations, d.terminations
-        parts: Any = [x.index_select(0, rows) for x in arrays]  # several times as fast as [] here
-        return Batch._make([*parts[:4], parts[4].float(), rows])
+        return next(self.drawn)
 
-    def draw(self, batch_size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    def draw(self, d: Dataset, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        arrays = d.observations, d.actions, d.rewards, d.next_observations, d.terminations
         while True:
-            rows = rng.integers(len(self.dataset), size=(256, batch_size), dtype=np.int64)
-            yield from torch.from_numpy(rows).to(self.dataset.device)
+            for rows in torch.from_numpy(rng.integers(len(d), size=(256, batch_size), dtype=np.int64)).to(d.device):
+                parts = [x.index_select(0, rows) for x in arrays]  # several times as fast as [] here
+                yield Batch._make([*parts[:4], parts[4].float(), rows])
 
 
 def load(name: str, steps: int | None = None) -> Dataset:
@@ -345,32 +369,29 @@ def load(name: str, steps: int | None = None) -> Dataset:
     """
     match = re.fullmatch(r"(.+)#([0-9]+(?:,[0-9]+)*)", name)
     whole = match[1] if match else name
-    path = Path(whole)
-    if path.suffix in (".hdf5", ".h5", ".npz"):
-        if not path.is_file():
-            raise UserError(f"there is no file {path}; check the path.")
-        columns, env_id = read_columns(path)
-        arrays = with_successors(columns)
-    else:
-        arrays, env_id = read_minari(whole)
+    from_file = Path(whole).suffix in (".hdf5", ".h5", ".npz")
+    columns, env_id = read_columns(Path(whole)) if from_file else read_minari(whole)
+    *arrays, starts = with_successors(columns)
     if steps:
-        if steps > len(arrays["rewards"]):
-            raise UserError(f"{name} has {len(arrays['rewards'])} transitions, so the first {steps} cannot be taken.")
-        starts = arrays.pop("episode_starts")
-        arrays = {key: array[:steps].copy() for key, array in arrays.items()}
-        if steps not in starts and not arrays["terminations"][-1]:
-            arrays["truncations"][-1] = True
-        arrays["episode_starts"] = starts[starts < steps]
-    kinds = {"terminations": np.bool_, "truncations": np.bool_, "episode_starts": np.int64}
-    tensors: dict[str, Any] = {
-        k: torch.from_numpy(np.array(v, kinds.get(k, np.float32), order="C")) for k, v in arrays.items()
-    }
-    dataset = Dataset(**tensors, name=whole, env_id=env_id)
-    return dataset.take_episodes(np.array(match[2].split(","), np.int64)) if match else dataset
+        if steps > len(arrays[0]):
+            raise UserError(f"{name} has {len(arrays[0])} transitions, so the first {steps} cannot be taken.")
+        arrays = [array[:steps] for array in arrays]
+        arrays[5][-1] |= steps not in starts and not arrays[4][-1]  # cut there
+        starts = starts[starts < steps]
+    if match:
+        bounds = np.append(starts, len(arrays[0]))
+        parts = [np.arange(*bounds[int(k) :][:2]) for k in match[2].split(",")]
+        arrays = [array[np.concatenate(parts)] for array in arrays]
+        starts = np.cumsum([0, *map(len, parts[:-1])])
+    kinds = [np.float32] * 4 + [np.bool_] * 2 + [np.int64]
+    tensors = [torch.from_numpy(np.array(x, kind, order="C")) for x, kind in zip([*arrays, starts], kinds, strict=True)]
+    return Dataset(*tensors, name=whole, env_id=env_id)
 
 
 def read_columns(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """The columns of a file by D4RL's names, and the environment if the file says so."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; check the path.")
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             columns = {ALIASES.get(key, key): archive[key] for key in archive.files}
@@ -390,8 +411,8 @@ def read_columns(path: Path) -> tuple[dict[str, np.ndarray], str]:
     return columns, json.loads(spec)["id"] if spec else ""
 
 
-def with_successors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns as transitions whose true successor is known, in episodes.
+def with_successors(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Columns as transitions whose true successor is known, in episodes: the arrays of a `Dataset`.
 
     Without stored next observations that of row i is row i + 1 of its episode, so that time-out rows are dropped;
     without time-outs too, an episode is taken to time out after 1000 steps, as D4RL does.
@@ -418,19 +439,12 @@ def with_successors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "next_observations" not in columns or timeouts is None:
         last = np.append(starts[1:], len(rows)) - 1
         truncations[last] |= ~terminals[rows][last]
-    return {
-        "observations": observations[rows],
-        "actions": actions[rows],
-        "rewards": columns["rewards"].reshape(-1)[rows],
-        "next_observations": successors,
-        "terminations": terminals[rows],
-        "truncations": truncations,
-        "episode_starts": starts,
-    }
+    kept = [array[rows] for array in (observations, actions, columns["rewards"].reshape(-1))]
+    return [*kept, successors, terminals[rows], truncations, starts]
 
 
 def read_minari(name: str) -> tuple[dict[str, np.ndarray], str]:
-    """The transitions of a Minari dataset, and its environment."""
+    """The columns of a Minari dataset by D4RL's names, and its environment."""
     import minari
 
     folder = next((path for path in (Path(name), Path(name) / "data") if (path / "metadata.json").is_file()), None)
@@ -447,7 +461,7 @@ def read_minari(name: str) -> tuple[dict[str, np.ndarray], str]:
         "next_observations": np.concatenate([observations[1:] for observations in seen]),
     }
     for key in ("actions", "rewards", "terminations", "truncations"):
-        columns[key] = np.concatenate([getattr(episode, key) for episode in episodes])
+        columns[ALIASES.get(key, key)] = np.concatenate([getattr(episode, key) for episode in episodes])
     columns["episode_starts"] = np.cumsum([0] + [len(episode.rewards) for episode in episodes[:-1]])
     return columns, dataset.env_spec.id if dataset.env_spec else ""
 
@@ -475,18 +489,12 @@ def parse(kind: Any, value: Any) -> Any:
         raise UserError(f"'{value}' is no {getattr(kind, '__name__', kind)}; see --help.") from None
 
 
-def helps(cls: type) -> dict[str, str]:
-    """Field -> the string below it in the source."""
-    trees = [ast.parse(inspect.getsource(base)).body[0] for base in reversed(cls.__mro__[:-1])]
-    parts: list[Any] = [part for tree in trees for part in ast.iter_child_nodes(tree)]
-    return {a.target.id: b.value.value for a, b in pairwise(parts) if hasattr(a, "annotation")}
-
-
 def main(train: Callable[..., None], config: type, presets: Mapping[str, Mapping[str, Any]]) -> None:
     """The command line: a flag for every field of the configuration and of `Settings`; presets by task."""
     parser = argparse.ArgumentParser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
     kinds: dict[str, Any] = typing.get_type_hints(config) | typing.get_type_hints(Settings)
-    texts = helps(config) | helps(Settings)
+    source = "".join(inspect.getsource(cls) for cls in (*reversed(config.__mro__[:-1]), Settings))
+    texts = dict(re.findall(r'^    (\w+): .*\n    """((?:.|\n)+?)"""', source, re.MULTILINE))  # below each field
     for f in fields(config) + fields(Settings):
         flag = "--" + f.name.rstrip("_").replace("_", "-")
         required, action = f.default is MISSING, argparse.BooleanOptionalAction if kinds[f.name] is bool else "store"
