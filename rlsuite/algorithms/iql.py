@@ -100,9 +100,9 @@ class IQL:
 
     def __init__(self, dataset: Dataset, config: Config, init: np.random.Generator) -> None:
         self.config = config
-        sizes = dataset.observation_dim, dataset.action_dim
-        self.actor = GaussianActor(*sizes, dataset.max_action, config.hidden, rng=init).to(dataset.device)
-        self.critic = TwinCritic(*sizes, config.hidden, init).to(dataset.device)
+        s, a = dataset.observation_dim, dataset.action_dim
+        self.actor = GaussianActor(s, a, dataset.max_action, config.hidden, True, init).to(dataset.device)
+        self.critic = TwinCritic(s, a, config.hidden, init).to(dataset.device)
         self.value = MLP((dataset.observation_dim, *config.hidden, 1), init).to(dataset.device)
         self.target_critic = copy.deepcopy(self.critic)
         self.weights: list[Tensor] = list(self.critic.parameters())

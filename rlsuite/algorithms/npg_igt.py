@@ -350,7 +350,8 @@ class Agent:
         self.policy.assign(ahead)
         batch = self.sampler.play(self.policy.draw, c.trajectories, c.batch_steps)
         g = self.policy.score(batch.observations, batch.actions, self.credit(batch))
-        correction = self.correction(batch, g) if ascent.eta < 1 else 0.0
+        corrected = ascent.eta < 1 and ascent.rule.correction != "none"
+        correction = self.correction(batch, g) if corrected else 0.0
         metrics = {
             "eta": ascent.eta,
             "step_size": ascent.gamma,

@@ -192,9 +192,9 @@ class ODICE:
 
     def __init__(self, dataset: Dataset, config: Learner, init: np.random.Generator) -> None:
         self.config = config
-        sizes = dataset.observation_dim, dataset.action_dim
-        self.actor = GaussianActor(*sizes, dataset.max_action, config.policy_hidden, config.tanh, init)
-        self.value = Value(dataset.observation_dim, config.hidden, config.layer_norm, 1 + config.twin, init)
+        s, a, bound = dataset.observation_dim, dataset.action_dim, dataset.max_action
+        self.actor = GaussianActor(s, a, bound, config.policy_hidden, config.tanh, init)
+        self.value = Value(s, config.hidden, config.layer_norm, 1 + config.twin, init)
         self.actor.to(dataset.device), self.value.to(dataset.device)
         self.target_value = copy.deepcopy(self.value)
         self.weights: list[Tensor] = list(self.value.parameters())

@@ -74,10 +74,10 @@ class TD3BC:
 
     def __init__(self, dataset: Dataset, config: Config, init: np.random.Generator, noise: np.random.Generator) -> None:
         self.config, self.noise = config, noise
-        sizes = dataset.observation_dim, dataset.action_dim
+        s, a = dataset.observation_dim, dataset.action_dim
         self.max_action = dataset.max_action
-        self.actor = DeterministicActor(*sizes, self.max_action, config.hidden, init).to(dataset.device)
-        self.critic = TwinCritic(*sizes, config.hidden, init).to(dataset.device)
+        self.actor = DeterministicActor(s, a, self.max_action, config.hidden, init).to(dataset.device)
+        self.critic = TwinCritic(s, a, config.hidden, init).to(dataset.device)
         self.target_actor, self.target_critic = copy.deepcopy((self.actor, self.critic))
         self.weights: list[Tensor] = [*self.actor.parameters(), *self.critic.parameters()]
         self.target_weights: list[Tensor] = [*self.target_actor.parameters(), *self.target_critic.parameters()]

@@ -15,11 +15,7 @@ Episodes = Literal["exact", "official"]
 
 
 def return_range(dataset: Dataset, episodes: Episodes = "exact") -> tuple[float, float]:
-    """The lowest and the highest return of the complete episodes.
-
-    `exact` takes the episodes as the dataset has them. `official` finds them as the code of IQL and of those that
-    followed it does on D4RL's data: without the transitions that a time limit cut, an episode ends at a terminal state
-    or after 1000 steps, so that where episodes are cut it drifts over their boundaries.
+    """The lowest and the highest return of the complete episodes, as the dataset or the `official` rule finds them.
 
     Raises UserError where no episode is complete.
     """
@@ -38,17 +34,17 @@ def return_range(dataset: Dataset, episodes: Episodes = "exact") -> tuple[float,
 
 
 def _official_returns(dataset: Dataset) -> np.ndarray:
+    """Of the episodes that the code of IQL and of those that followed it finds in D4RL's data.
+
+    Without the transitions that a time limit cut, an episode ends at a terminal state or after 1000 steps, so that
+    where episodes are cut it drifts over their boundaries.
+    """
     kept = ~dataset.truncations
-    rewards = dataset.rewards[kept].cpu().double().numpy()
-    ends: list[int] = []
-    start = 0
-    for terminal in [*np.flatnonzero(dataset.terminations[kept].cpu().numpy()), None]:
-        stop = len(rewards) if terminal is None else int(terminal) + 1
-        ends += range(start + 1000, stop, 1000)
-        if terminal is not None or (stop - start) % 1000 == 0 < stop - start:
-            ends.append(stop)
-        start = stop
-    return np.add.reduceat(rewards[: ends[-1]], [0, *ends[:-1]]) if ends else np.empty(0)
+    rewards, terminal = dataset.rewards[kept].cpu().double().numpy(), dataset.terminations[kept].cpu().numpy()
+    rows = np.arange(len(rewards))
+    begins = np.maximum.accumulate(np.where(np.append(True, terminal)[:-1], rows, 0))
+    ends = np.flatnonzero(terminal | ((rows - begins) % 1000 == 999)) + 1
+    return np.add.reduceat(rewards[: ends[-1]], [0, *ends[:-1]]) if len(ends) else np.empty(0)
 
 
 def scaled_rewards(

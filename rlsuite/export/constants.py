@@ -1,6 +1,7 @@
-"""What is the same in every call, or never read, is no parameter any more; what is set once to a constant no variable.
+"""What is the same in every call, or never read, is no parameter any more; what is set once to a constant no variable;
+and a default that no call falls back on is none.
 
-Only truth values, None and texts. One change at a time: `settle` is called until there is nothing to do.
+The constants are truth values, None and texts. One change at a time: `settle` is called until there is nothing to do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Edits = dict[Item, list[Edit]]
 
 def settle(reach: Reach) -> bool:
     """Make one change; whether there was one to be made."""
-    edits = _parameter(reach) or _attribute(reach) or _local(reach)
+    edits = _parameter(reach) or _attribute(reach) or _local(reach) or _default(reach)
     for item, changes in edits.items():
         item.change(simplify(item.text.with_edits(changes), {}))
     return bool(edits)
@@ -82,6 +83,21 @@ def _parameter(reach: Reach) -> Edits:
                     at = next(k for k, x in enumerate(arguments) if getattr(x, "value", x) is g or x is g)
                     edits[where].append(_without(where.text, arguments, arguments, at))
             return edits
+    return {}
+
+
+def _default(reach: Reach) -> Edits:
+    """A default that no call leaves the parameter to."""
+    calls = _calls(reach)
+    for item, node, is_method in _functions(reach):
+        a = node.args
+        if node not in calls or not a.defaults or a.vararg or a.kwarg or a.posonlyargs or a.kwonlyargs:
+            continue
+        static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
+        index = len(a.args) - len(a.defaults)
+        given = [_given(call, a.args[index].arg, index - int(is_method and not static)) for _, call in calls[node]]
+        if all(g is not None and hasattr(g, "lineno") for g in given):
+            return {item: [Edit(item.text.span(a.args[index])[1], item.text.span(a.defaults[0])[1], "")]}
     return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,6 +60,18 @@ class Item:
                     edits.append(self.text.cut(following))
         self.change(self.text.with_edits(edits))
         self.change(simplify(self.source, {f"self.{name}": value for name, value in values.items()}))
+
+    def narrow(self, choices: Mapping[str, tuple[str, ...]]) -> None:
+        """Let fields of a dataclass take these values alone."""
+        assert isinstance(self.node, ast.ClassDef)
+        fields = [part for part in self.node.body if isinstance(part, ast.AnnAssign)]
+        spelt = {field.annotation: choices.get(ast.unparse(field.target)) for field in fields}
+        edits = [
+            Edit(*self.text.span(kind), f"Literal[{', '.join(map(json.dumps, left))}]")
+            for kind, left in spelt.items()
+            if left is not None
+        ]
+        self.change(self.text.with_edits(edits))
 
     def without_keys(self, prefixes: tuple[str, ...]) -> None:
         """Let a dictionary do without the entries whose keys begin with one of these."""

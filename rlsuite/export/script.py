@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rlsuite.harness.config import Algorithm
 
 STANDALONE = "rlsuite.export.standalone"
-ENVIRONMENTS = "rlsuite.harness.environments"
+ENVIRONMENTS, NETWORKS = "rlsuite.harness.environments", "rlsuite.harness.networks"
 KERNELS, LINEAR = "rlsuite.kernels.linear", "rlsuite.export.linear"
 SLOTS, COPIES = (ENVIRONMENTS, "make_slots"), (STANDALONE, "Slots")
 INSTEAD = {
@@ -45,6 +45,8 @@ INSTEAD = {
     (ENVIRONMENTS, "Environments"): (STANDALONE, "Environments"),
     (KERNELS, "mlp"): (LINEAR, "mlp"),
     (KERNELS, "product"): (LINEAR, "product"),
+    (KERNELS, "fast"): (LINEAR, "fast"),
+    (NETWORKS, "GaussianActor"): ("rlsuite.export.networks", "GaussianActor"),
 }
 SEARCH, NEIGHBOURS = ("rlsuite.kernels.neighbours", "NearestNeighbours"), "rlsuite.export.neighbours"
 VIEW = ("rlsuite.harness.smoothing", "split_view")  # a method that looks at it is exported with smoothed environments
@@ -60,7 +62,7 @@ ON_CPU: Facts = {
     "device.type != 'cpu'": False,
 }
 FACTS: dict[str, Facts] = {
-    "rlsuite.harness.networks": {**NO_PICTURES, **ON_CPU},
+    NETWORKS: {**NO_PICTURES, **ON_CPU},
     "rlsuite.algorithms.ppo": {**ON_CPU, "observations.dtype == np.uint8": False},
     "rlsuite.algorithms.props": {**NO_PICTURES, **ON_CPU},
     "rlsuite.algorithms.policy_smoothing": NO_PICTURES,
@@ -76,7 +78,7 @@ FACTS: dict[str, Facts] = {
     "rlsuite.harness.evaluation": {"space.dtype == np.uint8": False, "space.shape is not None": True},
 }
 RECEIVERS = ("config", "c", "self.config")  # how algorithm files name their configuration
-ON_CPU_ONLY = {("rlsuite.harness.networks", "ActorCritic"), ("rlsuite.harness.networks", "FlatPolicy")}
+ON_CPU_ONLY = {(NETWORKS, "ActorCritic"), (NETWORKS, "FlatPolicy")}
 WIDTH = 120
 
 
@@ -95,6 +97,7 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
         raise UserError(f"{source} is another library's; export one of the package's algorithms, or a .py file.")
     path = Path(str(algorithm.module.__file__))
     fixed = switches(algorithm, given or {}, variants)
+    choices = {} if variants else choices_left(algorithm, fixed)
     instead = dict(INSTEAD)
     if fixed.get("search") == "exact":
         instead[SEARCH] = (NEIGHBOURS, SEARCH[1])
@@ -103,7 +106,7 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
     settings: dict[str, Any] = {}
     sampled = True
     while True:
-        library = library_for(algorithm, fixed, settings, instead, sampled)
+        library = library_for(algorithm, fixed, settings, instead, sampled, choices)
         main = library.load(algorithm.module.__name__, path)
         roots = [
             item for name, item in main.items.items() if name in ("Config", "PRESETS", "train") or item.is_statement
@@ -192,6 +195,21 @@ def switches(algorithm: Algorithm, given: Mapping[str, Any], variants: bool) -> 
     return {name: default for name, default in defaults.items() if name in free} | fixed
 
 
+def choices_left(algorithm: Algorithm, fixed: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The values that presets and defaults give the fields that are a choice and not settled."""
+    from rlsuite.harness.config import field_name
+
+    hints = typing.get_type_hints(algorithm.module.Config)
+    defaults = {f.name: f.default for f in fields(algorithm.module.Config)}
+    presets = [(field_name(key, hints), x) for values in algorithm.presets.values() for key, x in values.items()]
+    left = {}
+    for name, kind in hints.items():
+        if typing.get_origin(kind) is typing.Literal and name not in fixed.keys() | asked_elsewhere(algorithm):
+            used = {defaults[name], *(value for key, value in presets if key == name)}
+            left[name] = tuple(choice for choice in typing.get_args(kind) if choice in used)
+    return left
+
+
 def lost_presets(config: type) -> tuple[str, ...]:
     """How the names of tasks begin that an exported file does not have."""
     return ("ale-",) if hasattr(config, "dataset_steps") else ("ale-", "rlsuite/")
@@ -224,8 +242,9 @@ def library_for(
     settings: Mapping[str, Any],
     instead: Mapping[tuple[str, str], tuple[str, str]],
     sampled: bool,
+    choices: Mapping[str, tuple[str, ...]],
 ) -> Library:
-    """The package as an exported file sees it, without the switches that are settled.
+    """The package as an exported file sees it, without the switches that are settled and with `choices` of the others.
 
     Where nothing is `sampled`, no policy asks for random numbers in its evaluation.
     """
@@ -247,11 +266,19 @@ def library_for(
         for name in {module.__name__, *(cls.__module__ for cls in classes)}:
             facts[name] |= {f"{receiver}.{key}": value for receiver in receivers for key, value in values.items()}
         settled += [(cls, values) for cls in classes]
+    if rule := getattr(own, "METHODS", {}).get(fixed.get("method")):  # a row of a table of methods
+        known = {field.name: getattr(rule, field.name) for field in fields(rule)}
+        for owner in ("self.rule", "ascent.rule", "METHODS[config.method]"):
+            facts[own.__name__] |= {f"{owner}.{key}": x for key, x in known.items() if isinstance(x, bool | str)}
+            facts[own.__name__] |= {f"{owner}.{key} is None": x is None for key, x in known.items()}
+    if "official" not in choices.get("scale_by_returns", ("official",)):
+        facts["rlsuite.data.rewards"]["episodes == 'official'"] = False
     library = Library(facts, instead)
     library.load(own.__name__, Path(str(own.__file__)))
     for cls, values in settled:
         home = library.load(cls.__module__).items
         home[cls.__name__].settle(values)
+        home[cls.__name__].narrow(choices)
         if "PRESETS" in home:
             home["PRESETS"].without_keys(lost_presets(cls))
     return library

@@ -148,17 +148,20 @@ class Run:
             if every and self.update // every > before // every and self.update < self.last:
                 self.evaluate("interim", s.eval_episodes, policy, self.update - (0 if stride else self.update % every))
         # Every network that is an attribute of a tracked object, as `object.attribute.weight`.
-        parts = {f"{name}.{k}": part for name, tracked in self.tracked.items() for k, part in vars(tracked).items()}
-        states = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
-        arrays: dict[str, Any] = {
-            f"{name}.{k}": w.cpu().numpy() for name, state in states.items() for k, w in state.items()
-        }
+        arrays: dict[str, Any] = {}
+        for name, k, part in (
+            (name, *item) for name, tracked in self.tracked.items() for item in vars(tracked).items()
+        ):
+            if isinstance(part, nn.Module):
+                arrays |= {f"{name}.{k}.{key}": w.cpu().numpy() for key, w in part.state_dict().items()}
         np.savez(self.directory / "weights.npz", allow_pickle=False, **arrays)
         self.evaluate("final", self.settings.final_episodes, policy, self.update)
 
     def evaluate(self, phase: str, episodes: int, policy: Any, position: int) -> None:
         """Play episodes, and store a row for each."""
-        seeds = evaluation_seeds(self.env_id, phase, episodes)
+        # They are the same for every algorithm and training seed, and no training episode has such a seed.
+        sequence = np.random.SeedSequence(words(f"evaluation 1 {self.env_id} {phase}"))
+        seeds = [int(word) | 1 << 31 for word in sequence.generate_state(episodes)]
         played = evaluate(policy.act, self.env_id, seeds, stochastic=getattr(policy, "stochastic", False))
         for k, e in enumerate(played):
             row = {"phase": phase, "update": position, "episode": k, "episode_seed": e.seed, "return": e.total}
@@ -247,10 +250,7 @@ def evaluate(
 def evaluate_each(
     act: Callable[..., np.ndarray], env_id: str, seeds: Sequence[int], stochastic: bool = False
 ) -> list[SimpleNamespace]:
-    """Play one episode for each of `seeds`, up to `BATCH` at a time; no episode changes what happens in another.
-
-    Gives the seed, total (undiscounted return), length and flags terminated and truncated of each.
-    """
+    """Play an episode for each of `seeds`, `BATCH` at a time: its undiscounted return, length and how it ended."""
     envs: list[Any] = [make_env(env_id) for _ in seeds[:BATCH]]
     episodes = [SimpleNamespace(seed=seed, total=0.0, length=0) for seed in seeds]
     observations = np.zeros((BATCH, *envs[0].observation_space.shape), np.float32)
@@ -335,8 +335,7 @@ class Environments:
 def make_env(env_id: str) -> gym.Env:
     """`gymnasium.make` with flat observations."""
     env = gym.make(env_id, disable_env_checker=True)
-    space = env.observation_space
-    flat = isinstance(space, gym.spaces.Box) and (len(space.shape) == 1 or space.dtype == np.uint8)
+    flat = isinstance(env.observation_space, gym.spaces.Box) and len(env.observation_space.shape) == 1
     return env if flat else gym.wrappers.FlattenObservation(env)
 
 
@@ -417,25 +416,24 @@ def with_successors(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     Without stored next observations that of row i is row i + 1 of its episode, so that time-out rows are dropped;
     without time-outs too, an episode is taken to time out after 1000 steps, as D4RL does.
     """
-    observations, actions = (columns[key].reshape(len(columns["rewards"]), -1) for key in ("observations", "actions"))
-    terminals, size = columns["terminals"].reshape(-1).astype(bool), len(observations)
-    timeouts = columns["timeouts"].reshape(-1).astype(bool) if "timeouts" in columns else None
-    every = np.arange(size)
+    size, timeouts, cut = len(columns["rewards"]), None, np.zeros(len(columns["rewards"]), bool)
+    observations, actions = (columns[key].reshape(size, -1) for key in ("observations", "actions"))
+    terminals, every = columns["terminals"].reshape(-1).astype(bool), np.arange(size)
+    if "timeouts" in columns:
+        timeouts = cut = columns["timeouts"].reshape(-1).astype(bool)
     if "next_observations" in columns:
         rows, successors = every, columns["next_observations"].reshape(size, -1)
-        starts = columns.get("episode_starts")
-        if starts is None:
-            cut = (observations[1:] != successors[:-1]).any(1) if timeouts is None else timeouts[:-1]
-            starts = np.append(0, np.flatnonzero(terminals[:-1] | cut) + 1)
+        if timeouts is None:
+            cut[:-1] = (observations[1:] != successors[:-1]).any(1)
     else:
         begins = np.maximum.accumulate(np.where(np.append(False, terminals[:-1]), every, 0))
         cut = (every - begins) % 1000 == 999 if timeouts is None else timeouts.copy()
         cut[-1] = True
         rows = np.flatnonzero(terminals | ~cut)
         successors = observations[np.where(terminals, every, np.minimum(every + 1, size - 1))[rows]]
-        ended = terminals[rows] | (timeouts[rows] if timeouts is not None else False)
-        starts = np.flatnonzero(np.append(True, ended[:-1] | (np.diff(rows) > 1)))
-    truncations = timeouts[rows] if timeouts is not None else np.zeros(len(rows), bool)
+    ended = (terminals | cut)[rows]
+    starts = columns.get("episode_starts", np.flatnonzero(np.append(True, ended[:-1] | (np.diff(rows) > 1))))
+    truncations = np.zeros(len(rows), bool) if timeouts is None else timeouts[rows]
     if "next_observations" not in columns or timeouts is None:
         last = np.append(starts[1:], len(rows)) - 1
         truncations[last] |= ~terminals[rows][last]
@@ -451,15 +449,11 @@ def read_minari(name: str) -> tuple[dict[str, np.ndarray], str]:
     try:
         dataset = minari.MinariDataset(folder) if folder else minari.load_dataset(name)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"the dataset {name} cannot be read ({error}); fetch it, or give the path of a file."
-        ) from error
+        raise UserError(f"the dataset {name} cannot be read ({error}); fetch it, or give a file.") from error
     episodes = list(dataset.iterate_episodes())
     seen = [np.asarray(flat(dataset.observation_space, episode.observations)) for episode in episodes]
-    columns = {
-        "observations": np.concatenate([observations[:-1] for observations in seen]),
-        "next_observations": np.concatenate([observations[1:] for observations in seen]),
-    }
+    columns = {"observations": np.concatenate([observations[:-1] for observations in seen])}
+    columns["next_observations"] = np.concatenate([observations[1:] for observations in seen])
     for key in ("actions", "rewards", "terminations", "truncations"):
         columns[ALIASES.get(key, key)] = np.concatenate([getattr(episode, key) for episode in episodes])
     columns["episode_starts"] = np.cumsum([0] + [len(episode.rewards) for episode in episodes[:-1]])

@@ -38,12 +38,8 @@ class Adam:
         with torch.no_grad():
             self.count += 1
             tensors: Any = (self.parameters, gradients, self.means, self.squares, [], self.steps)
-            settings: dict[str, Any] = {
-                "lr": self.learning_rate,
-                "weight_decay": self.weight_decay,
-                "eps": self.epsilon,
-            }
-            torch._fused_adam_(*tensors, **settings, beta1=0.9, beta2=0.999, amsgrad=False, maximize=False)
+            rates: Any = {"lr": self.learning_rate, "weight_decay": self.weight_decay, "eps": self.epsilon}
+            torch._fused_adam_(*tensors, **rates, beta1=0.9, beta2=0.999, amsgrad=False, maximize=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"means": self.means, "squares": self.squares, "steps": self.steps}
