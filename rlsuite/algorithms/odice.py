@@ -200,9 +200,8 @@ class ODICE:
         self.weights: list[Tensor] = list(self.value.parameters())
         self.target_weights: list[Tensor] = list(self.target_value.parameters())
         self.value_optimizer = Adam(self.weights, config.value_learning_rate)
-        self.actor_optimizer = Adam(
-            self.actor.parameters(), config.policy_learning_rate, weight_decay=config.weight_decay
-        )
+        rate, decay = config.policy_learning_rate, config.weight_decay
+        self.actor_optimizer = Adam(self.actor.parameters(), rate, weight_decay=decay)
         self.fed = self.warned = 0  # see `starves`
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -212,6 +211,7 @@ class ODICE:
         self.update_target()
         return metrics | self.update_actor(batch, self.weight(residual))
 
+    @torch.no_grad()
     def value_gradient(self, batch: Batch) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
         """g for each parameter of the value function, the residuals (heads, B) that weigh the policy, and metrics."""
         c = self.config
@@ -224,8 +224,7 @@ class ODICE:
             slope = each * c.lambda_ * self.conjugate_slope(residual)
             (gradient,) = through_v(each * (1 - c.lambda_) - slope[None]) + through_next_v((discount * slope)[None])
             return self.as_weights(gradient), residual, self.dual(v, residual)
-        with torch.no_grad():
-            next_target = self.target_value(batch.next_observations).amin(0)
+        next_target = self.target_value(batch.next_observations).amin(0)
         residual = batch.rewards + discount * next_target - v
         slope = -each * c.lambda_ * self.conjugate_slope(residual)
         total = each * (1 - c.lambda_) + slope
@@ -234,8 +233,7 @@ class ODICE:
             (gradient,) = through_v(total[None])
         else:
             gradient, forward = through_v(torch.stack([total, slope]))
-            with torch.no_grad():
-                target = self.target_value(batch.observations).amin(0)
+            target = self.target_value(batch.observations).amin(0)
             next_v, through_next_v = self.value.vjp(batch.next_observations)
             slope = self.conjugate_slope(batch.rewards + discount * next_v - target)
             (backward,) = through_next_v((each * c.lambda_ * c.eta * discount * slope)[None])

@@ -96,10 +96,8 @@ class Dataset:
             raise UserError(f"the action bounds of {self.name} are unknown; name its environment with --env.")
         bound = float(self.action_high[0])
         if not (np.all(self.action_high == bound) and np.all(self.action_low == -bound)):
-            raise UserError(
-                f"the action bounds of {self.name} are not one symmetric interval "
-                f"(low {self.action_low}, high {self.action_high}); rescale the actions to [-1, 1]."
-            )
+            bounds = f"(low {self.action_low}, high {self.action_high}); rescale the actions to [-1, 1]."
+            raise UserError(f"the action bounds of {self.name} are not one symmetric interval {bounds}")
         return bound
 
     @cached_property

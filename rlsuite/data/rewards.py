@@ -64,7 +64,6 @@ def scale_by_returns(dataset: Dataset, episodes: Episodes = "exact") -> Dataset:
     low, high = return_range(dataset, episodes)
     if not high > low:
         raise UserError(
-            f"every complete episode of {dataset.name} returns {low:g}, so rewards cannot be scaled by the range of "
-            "returns; leave them as they are (--scale-by-returns no)."
+            f"every complete episode of {dataset.name} returns {low:g}, which is no range; use --scale-by-returns no."
         )
     return replace(dataset, rewards=dataset.rewards * (SPAN / (high - low)))

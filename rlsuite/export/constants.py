@@ -97,8 +97,51 @@ def _default(reach: Reach) -> Edits:
         index = len(a.args) - len(a.defaults)
         given = [_given(call, a.args[index].arg, index - int(is_method and not static)) for _, call in calls[node]]
         if all(g is not None and hasattr(g, "lineno") for g in given):
-            return {item: [Edit(item.text.span(a.args[index])[1], item.text.span(a.defaults[0])[1], "")]}
+            argument, optional = a.args[index], constant(a.defaults[0]) is None
+            edits = [Edit(item.text.span(argument)[1], item.text.span(a.defaults[0])[1], "")]
+            pairs = zip(calls[node], given, strict=True)
+            if optional and argument.annotation and all(_is_there(where.node, g) for (where, _), g in pairs):
+                edits += _never_none(item.text, node, argument)
+            return {item: edits}
     return {}
+
+
+def _is_there(caller: ast.AST, given: ast.expr | None) -> bool:
+    """Whether what a call gives is no None: a random stream, or a parameter that is none."""
+    if isinstance(given, ast.Call):
+        return isinstance(given.func, ast.Attribute) and given.func.attr == "rng"
+    functions = [node for node in ast.walk(caller) if isinstance(node, ast.FunctionDef)]
+    found = [f for f in functions if any(node is given for node in ast.walk(f))]
+    parameters = {a.arg: ast.unparse(a.annotation) for f in found for a in f.args.args if a.annotation}
+    return (
+        isinstance(given, ast.Name)
+        and "None" not in parameters.get(given.id, "None")
+        and not _stored(found[0])[given.id]
+    )
+
+
+def _never_none(text: Text, function: ast.FunctionDef, argument: ast.arg) -> Iterator[Edit]:
+    """Take `None` out of its type, and what `x or ...` puts in its place."""
+    assert argument.annotation is not None
+    if text.of(argument.annotation).endswith(" | None"):
+        end = text.span(argument.annotation)[1]
+        yield Edit(end - len(" | None"), end, "")
+    for node in ast.walk(function):
+        value = node.value if isinstance(node, ast.Assign) else None
+        if (
+            isinstance(node, ast.Assign)
+            and _is_default(value, argument.arg)
+            and text.of(node.targets[0]) == argument.arg
+        ):
+            yield text.cut(node)
+        elif isinstance(node, ast.Call | ast.keyword):
+            parts = node.args if isinstance(node, ast.Call) else [node.value]
+            yield from (Edit(*text.span(part), argument.arg) for part in parts if _is_default(part, argument.arg))
+
+
+def _is_default(node: ast.expr | None, name: str) -> bool:
+    own = isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or) and len(node.values) == 2
+    return own and isinstance(node, ast.BoolOp) and ast.unparse(node.values[0]) == name
 
 
 def _given(call: ast.Call, name: str, index: int) -> ast.expr | None:

@@ -16,13 +16,9 @@ class GaussianActor(nn.Module):
     """N(m(s), sigma^2) with a standard deviation for each action dimension that does not depend on the state.
 
     m(s) = max_action * tanh(MLP(s)), or max_action * MLP(s) where `tanh` is False; log(sigma / max_action) is a
-    parameter, clipped to [-5, 2] where it is used. `act` plays the mean, clipped to the bounds, and takes observations
-    as the environment gives them, all else normalised ones, as a batch of a normalised dataset has; the normaliser,
-    (s - mean) / std, is part of the policy.
+    parameter, clipped to [-5, 2] where it is used. `act` plays the mean, clipped to the bounds, for observations as the
+    environment gives them; all else takes normalised ones. The normaliser, (s - mean) / std, is part of the policy.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -37,6 +33,8 @@ class GaussianActor(nn.Module):
         self.max_action, self.tanh = max_action, tanh
         self.net = MLP((observation_dim, *hidden, action_dim), rng or np.random.default_rng(0))
         self.log_std = nn.Parameter(torch.zeros(action_dim))
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.zeros(observation_dim))
         self.register_buffer("std", torch.ones(observation_dim))
 

@@ -15,6 +15,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,10 +72,8 @@ class Run:
 
     def rng(self, name: str) -> np.random.Generator:
         """The random stream `name`: the same object on every call."""
-        if name not in self.streams:
-            sequence = np.random.SeedSequence(self.settings.seed, spawn_key=words(name))
-            self.streams[name] = np.random.default_rng(sequence)
-        return self.streams[name]
+        sequence = np.random.SeedSequence(self.settings.seed, spawn_key=words(name))
+        return self.streams.setdefault(name, np.random.default_rng(sequence))
 
     def dataset(self, name: str, steps: int = 0, env: str = "") -> Dataset:
         """Load a dataset, with the action bounds of the environment to evaluate in."""
@@ -119,8 +118,7 @@ class Run:
     def log(self, metrics: Mapping[str, Tensor | float]) -> None:
         """Keep the metrics of this update if it is a logged one."""
         if self.logging:
-            self.metrics = {key: float(value) for key, value in metrics.items()}
-            self.logged = self.update
+            self.metrics, self.logged = {key: float(value) for key, value in metrics.items()}, self.update
 
     def warn(self, message: str) -> None:
         """Say that something is amiss which does not end the run."""
@@ -167,8 +165,7 @@ class Run:
             row = {"phase": phase, "update": position, "episode": k, "episode_seed": e.seed, "return": e.total}
             row |= {"length": e.length, "terminated": e.terminated, "truncated": e.truncated}
             self.append("evaluations.jsonl", row)
-        mean = np.mean([episode.total for episode in played])
-        print(f"{phase} evaluation at {position}: return {mean:.1f} over {episodes} episodes", flush=True)
+        print(f"{phase} evaluation at {position}: return {np.mean([e.total for e in played]):.1f}", flush=True)
 
     def append(self, name: str, row: dict[str, Any]) -> None:
         with (self.directory / name).open("a") as file:
@@ -348,17 +345,14 @@ class Batches(Iterator[Batch]):
     def __init__(self, dataset: Dataset, batch_size: int, rng: np.random.Generator) -> None:
         if batch_size < 1 or len(dataset) == 0:
             raise UserError(f"cannot draw batches of {batch_size} from {len(dataset)} transitions of {dataset.name}.")
-        self.drawn = self.draw(dataset, batch_size, rng)
+        blocks = (rng.integers(len(dataset), size=(256, batch_size), dtype=np.int64) for _ in count())
+        self.dataset, self.rows = dataset, (r for block in blocks for r in torch.from_numpy(block).to(dataset.device))
 
     def __next__(self) -> Batch:
-        return next(self.drawn)
-
-    def draw(self, d: Dataset, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        d, rows = self.dataset, next(self.rows)
         arrays = d.observations, d.actions, d.rewards, d.next_observations, d.terminations
-        while True:
-            for rows in torch.from_numpy(rng.integers(len(d), size=(256, batch_size), dtype=np.int64)).to(d.device):
-                parts = [x.index_select(0, rows) for x in arrays]  # several times as fast as [] here
-                yield Batch._make([*parts[:4], parts[4].float(), rows])
+        parts = [x.index_select(0, rows) for x in arrays]  # several times as fast as [] here
+        return Batch._make([*parts[:4], parts[4].float(), rows])
 
 
 def load(name: str, steps: int | None = None) -> Dataset:
@@ -368,8 +362,7 @@ def load(name: str, steps: int | None = None) -> Dataset:
     """
     match = re.fullmatch(r"(.+)#([0-9]+(?:,[0-9]+)*)", name)
     whole = match[1] if match else name
-    from_file = Path(whole).suffix in (".hdf5", ".h5", ".npz")
-    columns, env_id = read_columns(Path(whole)) if from_file else read_minari(whole)
+    columns, env_id = (read_columns if Path(whole).suffix in (".hdf5", ".h5", ".npz") else read_minari)(whole)
     *arrays, starts = with_successors(columns)
     if steps:
         if steps > len(arrays[0]):
@@ -383,15 +376,17 @@ def load(name: str, steps: int | None = None) -> Dataset:
         arrays = [array[np.concatenate(parts)] for array in arrays]
         starts = np.cumsum([0, *map(len, parts[:-1])])
     kinds = [np.float32] * 4 + [np.bool_] * 2 + [np.int64]
-    tensors = [torch.from_numpy(np.array(x, kind, order="C")) for x, kind in zip([*arrays, starts], kinds, strict=True)]
-    return Dataset(*tensors, name=whole, env_id=env_id)
+    tensors: Any = [
+        torch.from_numpy(np.array(x, kind, order="C")) for x, kind in zip([*arrays, starts], kinds, strict=True)
+    ]
+    return Dataset(*tensors, whole, env_id)
 
 
-def read_columns(path: Path) -> tuple[dict[str, np.ndarray], str]:
+def read_columns(path: str) -> tuple[dict[str, np.ndarray], str]:
     """The columns of a file by D4RL's names, and the environment if the file says so."""
-    if not path.is_file():
+    if not Path(path).is_file():
         raise UserError(f"there is no file {path}; check the path.")
-    if path.suffix == ".npz":
+    if path.endswith(".npz"):
         with np.load(path, allow_pickle=False) as archive:
             columns = {ALIASES.get(key, key): archive[key] for key in archive.files}
         header = str(columns.get("rlsuite_header", ""))
@@ -403,8 +398,7 @@ def read_columns(path: Path) -> tuple[dict[str, np.ndarray], str]:
             if "metadata/episode_starts" in file:
                 columns["episode_starts"] = file["metadata/episode_starts"][()]
             header = str(file.attrs.get("rlsuite_header", ""))
-    missing = {"observations", "actions", "rewards", "terminals"} - columns.keys()
-    if missing:
+    if missing := {"observations", "actions", "rewards", "terminals"} - columns.keys():
         raise UserError(f"{path} is no dataset of transitions: it lacks {', '.join(sorted(missing))}.")
     spec = json.loads(json.loads(header)["header"])["env_spec"] if header else None
     return columns, json.loads(spec)["id"] if spec else ""
@@ -416,15 +410,13 @@ def with_successors(columns: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     Without stored next observations that of row i is row i + 1 of its episode, so that time-out rows are dropped;
     without time-outs too, an episode is taken to time out after 1000 steps, as D4RL does.
     """
-    size, timeouts, cut = len(columns["rewards"]), None, np.zeros(len(columns["rewards"]), bool)
+    size = len(columns["rewards"])
     observations, actions = (columns[key].reshape(size, -1) for key in ("observations", "actions"))
     terminals, every = columns["terminals"].reshape(-1).astype(bool), np.arange(size)
-    if "timeouts" in columns:
-        timeouts = cut = columns["timeouts"].reshape(-1).astype(bool)
+    timeouts = columns["timeouts"].reshape(-1).astype(bool) if "timeouts" in columns else None
     if "next_observations" in columns:
         rows, successors = every, columns["next_observations"].reshape(size, -1)
-        if timeouts is None:
-            cut[:-1] = (observations[1:] != successors[:-1]).any(1)
+        cut = np.append((observations[1:] != successors[:-1]).any(1), False) if timeouts is None else timeouts
     else:
         begins = np.maximum.accumulate(np.where(np.append(False, terminals[:-1]), every, 0))
         cut = (every - begins) % 1000 == 999 if timeouts is None else timeouts.copy()
