@@ -193,9 +193,8 @@ class ODICE:
     def __init__(self, dataset: Dataset, config: Learner, init: np.random.Generator) -> None:
         self.config = config
         s, a, bound = dataset.observation_dim, dataset.action_dim, dataset.max_action
-        self.actor = GaussianActor(s, a, bound, config.policy_hidden, config.tanh, init)
-        self.value = Value(s, config.hidden, config.layer_norm, 1 + config.twin, init)
-        self.actor.to(dataset.device), self.value.to(dataset.device)
+        self.actor = GaussianActor(s, a, bound, config.policy_hidden, config.tanh, init).to(dataset.device)
+        self.value = Value(s, config.hidden, config.layer_norm, 1 + config.twin, init).to(dataset.device)
         self.target_value = copy.deepcopy(self.value)
         self.weights: list[Tensor] = list(self.value.parameters())
         self.target_weights: list[Tensor] = list(self.target_value.parameters())

@@ -26,10 +26,8 @@ def return_range(dataset: Dataset, episodes: Episodes = "exact") -> tuple[float,
         complete = dataset.terminations[last] | dataset.truncations[last]
         returns = dataset.episode_returns()[complete.cpu().numpy()]
     if not len(returns):
-        raise UserError(
-            f"{dataset.name} has no complete episode in {len(dataset)} transitions, so its returns have no range; load "
-            "more of it (--dataset-steps), or leave its rewards as they are."
-        )
+        steps = f"{len(dataset)} transitions; load more of it (--dataset-steps), or leave its rewards as they are."
+        raise UserError(f"{dataset.name} has no complete episode in {steps}")
     return float(returns.min()), float(returns.max())
 
 
@@ -48,7 +46,7 @@ def _official_returns(dataset: Dataset) -> np.ndarray:
 
 
 def scaled_rewards(
-    dataset: Dataset, by_returns: Literal["no"] | Episodes = "no", scale: float = 1.0, shift: float = 0.0
+    dataset: Dataset, by_returns: Literal["no", "exact", "official"] = "no", scale: float = 1.0, shift: float = 0.0
 ) -> Dataset:
     """The same transitions with rewards scale * r + shift, after `scale_by_returns` unless `by_returns` is "no"."""
     if by_returns != "no":

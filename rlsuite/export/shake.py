@@ -20,7 +20,16 @@ from rlsuite.export.names import asked, takes, unread
 from rlsuite.export.simplify import Edit
 
 HARMLESS = {"bool", "dict", "float", "getattr", "hasattr", "int", "isinstance", "len", "list", "locals", "max", "min"}
-HARMLESS |= {"str", "tuple", "items", "mean", "np.float32", "np.zeros", "np.random.default_rng"}  # calls
+HARMLESS |= {
+    "str",
+    "tuple",
+    "items",
+    "mean",
+    "np.float32",
+    "np.zeros",
+    "np.random.default_rng",
+    "self.parameters",
+}  # calls
 VALUES = (ast.Constant, ast.Dict, ast.DictComp, ast.List, ast.ListComp, ast.Compare, ast.BoolOp)
 NOT_EXPORTED = {"state_dict", "load_state_dict"}  # no run is resumed
 ON_CPU = {("ObservationNormalizer", "_apply")}  # what keeps it there

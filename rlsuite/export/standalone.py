@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlsuite.data.dataset import Batch, Dataset
+from rlsuite.data.dataset import ARRAYS, Batch, Dataset
 from rlsuite.errors import UserError
 from rlsuite.harness.environments import Transition
 from rlsuite.harness.smoothing import SmoothedSlots, split_view
@@ -379,7 +379,7 @@ def load(name: str, steps: int | None = None) -> Dataset:
     tensors: Any = [
         torch.from_numpy(np.array(x, kind, order="C")) for x, kind in zip([*arrays, starts], kinds, strict=True)
     ]
-    return Dataset(*tensors, whole, env_id)
+    return Dataset(**dict(zip(ARRAYS, tensors, strict=True)), name=whole, env_id=env_id)
 
 
 def read_columns(path: str) -> tuple[dict[str, np.ndarray], str]:

@@ -16,12 +16,13 @@ from rlsuite.data.dataset import ARRAYS
 from rlsuite.data.formats import write_d4rl, write_minari, write_npz
 from rlsuite.data.recording import Header, Recording, Space
 from rlsuite.errors import UserError
-from rlsuite.export import standalone
+from rlsuite.export import linear, standalone
 from rlsuite.export.neighbours import Best
 from rlsuite.export.neighbours import NearestNeighbours as Search
 from rlsuite.harness import environments
 from rlsuite.harness.evaluation import evaluate
 from rlsuite.harness.seeding import Streams, evaluation_seeds
+from rlsuite.kernels import linear as kernels
 from rlsuite.kernels.neighbours import NearestNeighbours
 from tests.export.test_export import write_pendulum
 
@@ -199,8 +200,9 @@ def test_neighbours_refuse_what_cannot_be_searched():
             Search(keys, keys, 1.0, k)
 
 
+@pytest.mark.parametrize("own", [standalone.evaluate, standalone.evaluate_each])
 @pytest.mark.parametrize("stochastic", [False, True])
-def test_evaluation_is_the_packages(stochastic):
+def test_evaluation_is_the_packages(stochastic, own):
     """Returns, lengths and flags of more episodes than are played at a time."""
 
     def act(observations: np.ndarray, uniforms: np.ndarray | float = 0.5) -> np.ndarray:
@@ -208,8 +210,31 @@ def test_evaluation_is_the_packages(stochastic):
 
     seeds = evaluation_seeds("CartPole-v1", "final", 20)
     assert standalone.evaluation_seeds("CartPole-v1", "final", 20) == seeds
-    ours, theirs = (f(act, "CartPole-v1", seeds, stochastic=stochastic) for f in (evaluate, standalone.evaluate))
+    ours, theirs = (f(act, "CartPole-v1", seeds, stochastic=stochastic) for f in (evaluate, own))
     assert [vars(episode) for episode in ours] == [vars(episode) for episode in theirs]
+
+
+@pytest.mark.parametrize("works", [False, True])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_networks_are_the_packages(works, layer_norm, monkeypatch):
+    """Outputs and gradients, bit for bit, with torch's products and with oneDNN's, for wide and narrow layers."""
+    if works and not linear.onednn_works():
+        pytest.skip("no processor for oneDNN")
+    monkeypatch.setattr(linear, "onednn_works", lambda: works)
+    monkeypatch.setattr(kernels, "backend", lambda: "onednn" if works else "torch")
+    rng = np.random.default_rng(0)
+    for sizes in ((5, 128, 64, 3), (70, 32, 96, 1)):
+        parameters = list(kernels.MLP(sizes, rng, layer_norm).parameters())
+        x = torch.from_numpy(rng.standard_normal((32, sizes[0]), np.float32)).requires_grad_()
+        for frozen in (False, True):
+            found = []
+            for mlp in (kernels.mlp, linear.mlp):
+                output = mlp(x, parameters, frozen, layer_norm)
+                wanted = [x] if frozen else [x, *parameters]
+                with torch.no_grad():
+                    found.append([output, mlp(x, parameters, frozen, layer_norm)])
+                found[-1] += torch.autograd.grad(output.square().sum(), wanted)
+            assert all(map(torch.equal, *found))
 
 
 def test_streams_are_the_packages():
