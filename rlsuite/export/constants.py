@@ -197,7 +197,7 @@ def _calls(reach: Reach) -> dict[ast.FunctionDef, list[tuple[Item, ast.Call]]]:
                     calls[function].append((item, called[callee]))
                 elif function is not None and isinstance(target.node, ast.FunctionDef):
                     lost.add(function)
-            for receiver, name, call in asked(part):
+            for receiver, name, call, _ in asked(part):
                 for owner, method in by_name[name] if receiver not in libraries else []:
                     if name == "__init__":
                         if call is not None and owner in reach.bases(item):

@@ -78,11 +78,13 @@ class Asked(NamedTuple):
     receiver: str  # "self", "super", another name, or "" for an expression
     name: str
     call: ast.Call | None  # if it is called there and then
+    kind: tuple[str, bool] | None = None  # a class that the receiver is, or is not, an object of
 
 
 def asked(tree: ast.AST) -> Iterator[Asked]:
     """What a piece of source asks objects for. What it asks of a literal, as in `", ".join`, is left out."""
     calls = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    kinds = _kinds(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             value = node.value
@@ -95,7 +97,7 @@ def asked(tree: ast.AST) -> Iterator[Asked]:
                 root = "super" if value is node.value else ""
             elif root == "self" and value is not node.value:
                 root = ""
-            yield Asked(root, node.attr, calls.get(node))
+            yield Asked(root, node.attr, calls.get(node), kinds.get(node.value))
         elif (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
@@ -103,6 +105,25 @@ def asked(tree: ast.AST) -> Iterator[Asked]:
             and isinstance(node.args[1], ast.Constant)
         ):
             yield Asked("", str(node.args[1].value), None)
+
+
+def _kinds(tree: ast.AST) -> dict[ast.AST, tuple[str, bool]]:
+    """Reads of a name of which `isinstance(name, Class)` was asked: within that `if`, and below it if it returns."""
+    kinds: dict[ast.AST, tuple[str, bool]] = {}
+    for node in ast.walk(tree):
+        block: list[ast.stmt] = node.body if isinstance(node, ast.FunctionDef | ast.If) else []
+        for i, branch in enumerate(block):
+            test = branch.test if isinstance(branch, ast.If) else None
+            if not isinstance(branch, ast.If) or not isinstance(test, ast.Call):
+                continue
+            if ast.unparse(test.func) == "isinstance" and all(isinstance(x, ast.Name) for x in test.args):
+                name, kind = map(ast.unparse, test.args)
+                below = block[i + 1 :] if isinstance(branch.body[-1], ast.Return) else []
+                for parts, known in ((branch.body, True), (branch.orelse + below, False)):
+                    found = [n for p in parts for n in ast.walk(p) if isinstance(n, ast.Name) and n.id == name]
+                    if all(isinstance(n.ctx, ast.Load) for n in found):
+                        kinds |= dict.fromkeys(found, (kind, known))
+    return kinds
 
 
 def takes(method: ast.FunctionDef, call: ast.Call) -> bool:

@@ -32,6 +32,7 @@ HARMLESS |= {
 }  # calls
 VALUES = (ast.Constant, ast.Dict, ast.DictComp, ast.List, ast.ListComp, ast.Compare, ast.BoolOp)
 NOT_EXPORTED = {"state_dict", "load_state_dict"}  # no run is resumed
+Kind = tuple[Item, bool] | None  # a class that an object is of, or is not of
 ON_CPU = {("ObservationNormalizer", "_apply")}  # what keeps it there
 BY_NUMPY = {"ActorCritic", "TanhMLP"}  # modules that are never called
 
@@ -52,7 +53,7 @@ class Reach:
         self.items: dict[Item, None] = {}  # in the order of discovery
         self.imports: set[Import] = set()
         self.methods: dict[Item, set[str]] = {}
-        self._asked: dict[tuple[Item | None, str], list[ast.Call | None]] = defaultdict(list)
+        self._asked: dict[tuple[Item | None, str], list[tuple[ast.Call | None, Kind]]] = defaultdict(list)
         self._family: dict[Item, Item] = {}
         self._below: dict[Item, list[Item]] = defaultdict(list)  # classes that are built on one
         self._used: set[Item] = set(self.roots)  # otherwise than to be built on
@@ -89,25 +90,27 @@ class Reach:
 
     def _read(self, item: Item, part: ast.AST, is_base: bool = False) -> None:
         """Follow what a part of an item uses and asks for."""
-        libraries = set()
+        libraries, classes = set(), {}
         for node in ast.walk(part):
             if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in PACKAGES:
                 raise UserError(f"{item.module.path.name} imports {node.module} within {item.name}; do so at the top.")
         for use, target, _ in self.library.uses(item, [part]):
             if isinstance(target, Item):
                 self._reach(target)
+                classes[use.name] = target
                 if not is_base:
                     self._used.add(target)
             else:
                 libraries.add(use.name)
                 self.imports.add(target)
-        for receiver, name, call in asked(part):
+        for receiver, name, call, kind in asked(part):
             if receiver == "super":
-                self._asked[item, f"super.{name}"].append(call)
+                self._asked[item, f"super.{name}"].append((call, None))
             if receiver in ("self", "super"):
-                self._asked[self._root(item), name].append(call)
+                self._asked[self._root(item), name].append((call, None))
             elif receiver not in libraries:
-                self._asked[None, name].append(call)
+                known = (classes[kind[0]], kind[1]) if kind and kind[0] in classes else None
+                self._asked[None, name].append((call, known))
 
     def _root(self, item: Item) -> Item:
         while self._family[item] is not item:
@@ -127,8 +130,9 @@ class Reach:
         if self._is_replaced(item, name):
             return False
         called = not any(isinstance(d, ast.Name) and d.id.endswith("property") for d in method.decorator_list)
-        for call in self._asked[None, name] + self._asked[self._root(item), name]:
-            if call is None or not called or takes(method, call):
+        for call, kind in self._asked[None, name] + self._asked[self._root(item), name]:
+            may_be = kind is None or (self.is_related(item, kind[0]) if kind[1] else item is not kind[0])
+            if may_be and (call is None or not called or takes(method, call)):
                 return True
         return self.is_hook(item, name)
 

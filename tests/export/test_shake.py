@@ -47,6 +47,42 @@ CASES = {
             return A().read()
         """,
     ),
+    "what an object is asked for after isinstance counts for its class, or for all others": (
+        """
+        class A:
+            def one(self):
+                return 1
+
+            def two(self):
+                return 2
+
+        class B:
+            def two(self):
+                return 4
+
+            def one(self):
+                return 3
+
+        def train(x):
+            if isinstance(x, A):
+                return x.one()
+            return x.two(), A(), B()
+        """,
+        """
+        class A:
+            def one(self):
+                return 1
+
+        class B:
+            def two(self):
+                return 4
+
+        def train(x):
+            if isinstance(x, A):
+                return x.one()
+            return x.two(), A(), B()
+        """,
+    ),
     "what self is asked for counts for its relatives alone": (
         """
         class A:
