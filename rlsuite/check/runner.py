@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,9 @@ def run_cases(
         work += [(case, seeds[case.name][start : start + chunk]) for start in range(0, len(seeds[case.name]), chunk)]
     runs: dict[str, dict[int, dict[str, Any]]] = {case.name: {} for case, _ in work}
     running: set[subprocess.Popen[bytes]] = set()
-    waiting: dict[Future[Runs], str] = {}
     with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_process, case, chunk, timeout, running): case.name for case, chunk in work}
         try:
-            for case, part in work:
-                waiting[pool.submit(_process, case, part, timeout, running)] = case.name
             for done in as_completed(waiting):
                 name = waiting[done]
                 runs[name].update((run["seed"], run) for run in done.result())
@@ -52,10 +49,8 @@ def run_cases(
                     tell(name, len(runs[name]), len(seeds[name]))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in waiting):  # a process may just be starting
-                for process in list(running):
-                    process.kill()
-                time.sleep(0.02)
+            for process in list(running):
+                process.kill()
             raise
     return {name: [runs[name][seed] for seed in seeds[name]] for name in runs}
 
