@@ -183,6 +183,7 @@ def test_a_stopped_check_leaves_no_process(place, tmp_path, number):
     while len(cells(f"1000000{number:d}")) < 2:
         assert check.poll() is None and time.monotonic() < until
         time.sleep(0.05)
+    time.sleep(1)  # while it waits for them, which is where it is stopped in practice
     check.send_signal(number)
     assert check.wait(30) == 130
     assert cells(f"1000000{number:d}") == []
