@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -92,7 +91,6 @@ def check(arguments: argparse.Namespace) -> int:
         cases = [case for case in cases if (folder / f"{case.name}.json").exists()] or cases
     whole, chosen = len(cases), suite.select(cases, arguments.only)
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no process is left behind
 
     def tell(name: str, done: int, of: int) -> None:
         if done == of:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from rlsuite.bench.attempt import child_environment, last_line, usable_cores
+from rlsuite.bench.attempt import POLL, caught_signals, child_environment, last_line, usable_cores
 from rlsuite.check.suite import Case
 
 CHUNK = 4, 20  # runs a process: enough to make little of its start, few enough to share the work well
@@ -39,23 +40,32 @@ def run_cases(
         work += [(case, seeds[case.name][start : start + chunk]) for start in range(0, len(seeds[case.name]), chunk)]
     runs: dict[str, dict[int, dict[str, Any]]] = {case.name: {} for case, _ in work}
     running: set[subprocess.Popen[bytes]] = set()
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_process, case, chunk, timeout, running): case.name for case, chunk in work}
+    stopped, signals = Event(), list[int]()
+    with caught_signals(signals.append), ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(_process, case, chunk, timeout, running, stopped): case.name for case, chunk in work}
+        left = set(waiting)
         try:
-            for done in as_completed(waiting):
-                name = waiting[done]
-                runs[name].update((run["seed"], run) for run in done.result())
-                if tell:
-                    tell(name, len(runs[name]), len(seeds[name]))
+            while left:
+                done, left = wait(left, POLL, FIRST_COMPLETED)
+                for future in done:
+                    name = waiting[future]
+                    runs[name].update((run["seed"], run) for run in future.result())
+                    if tell:
+                        tell(name, len(runs[name]), len(seeds[name]))
+                if signals:
+                    raise KeyboardInterrupt
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            stopped.set()  # before the killing: who starts a process after it kills it itself
             for process in list(running):
                 process.kill()
             raise
     return {name: [runs[name][seed] for seed in seeds[name]] for name in runs}
 
 
-def _process(case: Case, seeds: Sequence[int], timeout: float | None, running: set[subprocess.Popen[bytes]]) -> Runs:
+def _process(
+    case: Case, seeds: Sequence[int], timeout: float | None, running: set[subprocess.Popen[bytes]], stopped: Event
+) -> Runs:
     job = json.dumps({"algorithm": case.algorithm.source, "given": case.given, "seeds": list(seeds)})
     with tempfile.TemporaryDirectory(prefix="rlsuite-check-") as scratch:
         out, log = Path(scratch) / "runs.jsonl", Path(scratch) / "log.txt"
@@ -69,6 +79,8 @@ def _process(case: Case, seeds: Sequence[int], timeout: float | None, running: s
                 env={**child_environment(1), "TMPDIR": scratch},
             )
             running.add(process)
+            if stopped.is_set():
+                process.kill()
             try:
                 code = process.wait(timeout)
                 killed = f"its process was killed by {signal.Signals(-code).name}" if code < 0 else ""
