@@ -68,7 +68,9 @@ def colour(summary: Summary, algorithm: str) -> str:
 
 
 def _marker(summary: Summary, algorithm: str) -> str:
-    return MARKERS[summary.algorithms.index(algorithm) % len(MARKERS)]
+    """With more algorithms than colours, the markers move on by one, so that no pair of the two comes twice."""
+    index = summary.algorithms.index(algorithm)
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 # ---- what there is to see ------------------------------------------------------------------------
