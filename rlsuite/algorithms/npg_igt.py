@@ -417,6 +417,8 @@ def check(config: Config, device: torch.device) -> None:
             raise UserError(f"--{name.replace('_', '-')} is at least 0, not {getattr(c, name)}.")
     if not (c.trajectories or c.batch_steps):
         raise UserError("a step needs a batch; give --trajectories or --batch-steps.")
+    if not 0 < c.step_size < math.inf:
+        raise UserError(f"--step-size is a number above 0, not {c.step_size}.")
     for name, value in (("eta0", c.eta0), ("eta-const", c.eta_const)):
         if value is not None and not 0 < value <= 1:
             raise UserError(f"--{name} is above 0 and at most 1, not {value}.")

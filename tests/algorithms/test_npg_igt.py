@@ -525,6 +525,7 @@ def test_a_direction_that_is_not_finite_ends_the_run():
     [
         (["--trajectories=-1"], "--trajectories is at least 0, not -1"),
         (["--batch-steps=0"], "give --trajectories or --batch-steps"),
+        (["--step-size=-1"], "--step-size is a number above 0, not -1"),
         (["--eta0=0"], "--eta0 is above 0 and at most 1, not 0"),
         (["--eta-const=1.5"], "--eta-const is above 0 and at most 1, not 1.5"),
         (["--method=igt"], "npg_igt"),
