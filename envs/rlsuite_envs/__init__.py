@@ -33,6 +33,11 @@ def register_envs() -> None:
     _register("Chain", "tabular:Chain", 15)
     _register("Enumerable", "enumerable:Enumerable", 4)
     _register("LQR", "lqr:LQR", 20)
+    _register("Coverage", "submodular_tasks:coverage")
+    _register("Bimodal", "submodular_tasks:coverage", weights="bimodal", horizon=40)
+    _register("TwoRooms", "submodular_tasks:two_rooms")
+    for instance in range(10):
+        _register(f"GP{instance}", "submodular_tasks:coverage", weights="gp", horizon=40, instance=instance)
 
 
 def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:

@@ -1,0 +1,98 @@
+"""The six grid tasks of Submodular Reinforcement Learning (arXiv 2307.13372), each a function that makes one.
+
+Every one passes what else it is given to `SubmodularGrid`. The authors' instances are not shipped: those here are drawn
+by NumPy's default generator from the number of the instance.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from rlsuite_envs.set_functions import Array, Coverage
+from rlsuite_envs.submodular import SubmodularGrid
+
+SIDE = 30  # of the square grids
+VARIANCE = np.log(2.0)  # of the Gaussian process, softplus(0)
+WEIGHTS = ("constant", "linear", "bimodal", "gp")
+
+
+def coverage(
+    weights: str = "constant", horizon: int = 80, disc: str = "small", instance: int = 0, **settings: Any
+) -> SubmodularGrid:
+    """Cover cells of a 30 x 30 grid that are worth `weights`: F is the weight of all that the path covers.
+
+    constant   1
+    linear     n, the number of the cell
+    bimodal    1 / (1 + exp(-x y)), x and y from -1 to 1: two corners are worth 0.731, and two 0.269
+    gp         a sample of a Gaussian process, which `instance` draws: see `gp_weights`
+
+    Raises ValueError for other weights.
+    """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights are one of {', '.join(WEIGHTS)}, not {weights!r}.")
+    axis = np.linspace(-1.0, 1.0, SIDE)
+    field: Array = np.ones((SIDE, SIDE))
+    if weights == "linear":
+        field = np.arange(SIDE * SIDE, dtype=np.float64).reshape(SIDE, SIDE)
+    elif weights == "bimodal":
+        field = 1.0 / (1.0 + np.exp(-axis[:, None] * axis))
+    elif weights == "gp":
+        field = gp_weights(instance)
+    return SubmodularGrid(SIDE, SIDE, horizon, Coverage(field, SIDE, SIDE, disc), field=field, **settings)
+
+
+def two_rooms(horizon: int = 40, disc: str = "small", **settings: Any) -> SubmodularGrid:
+    """Cover two rooms of 7 x 4 cells, beginning in the corridor between them; F is at most 68.
+
+    ....######....
+    ....######....
+    ......S.......
+    ..............
+    ....######....
+    ....######....
+    ....######....
+    """
+    walls = np.zeros((7, 14), bool)
+    walls[np.ix_([0, 1, 4, 5, 6], range(4, 10))] = True
+    field = (~walls).astype(np.float64)
+    function = Coverage(field, *walls.shape, disc, free=~walls)
+    return SubmodularGrid(*walls.shape, horizon, function, walls=walls, field=field, **settings)
+
+
+def matern(one: Array, other: Array) -> Array:
+    """(n, m) covariances ln 2 (1 + r + r^2 / 3) exp(-r), r = sqrt(5) |x - x'|, of points (n, 2) and (m, 2).
+
+    The Matern kernel with smoothness 5/2 and length scale 1.
+    """
+    r = np.sqrt(5.0 * ((one[:, None] - other) ** 2).sum(-1))
+    return np.asarray(VARIANCE * (1.0 + r + r * r / 3.0) * np.exp(-r))
+
+
+def posterior(observed: Array, noise_variance: float = 1e-3) -> Array:
+    """(900, 900) covariance of the process on the grid after noisy observations at points (m, 2).
+
+    Cell (i, j) is the point (1 + 0.1 i, 1 + 0.1 j).
+    """
+    points = 1.0 + 0.1 * np.stack(np.divmod(np.arange(SIDE * SIDE), SIDE), -1)
+    across = matern(points, observed)
+    known = matern(observed, observed) + noise_variance * np.eye(len(observed))
+    return np.asarray(matern(points, points) - across @ np.linalg.solve(known, across.T))
+
+
+@cache
+def gp_weights(instance: int) -> Array:
+    """(30, 30) positive weights: 3 and a sample of the process after one observation of 0 at a point of [0, 10]^2.
+
+    A sample below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its numbers
+    are rounded to six decimals, so that an instance hardly depends on the linear algebra of a machine.
+    """
+    rng = np.random.default_rng(instance)
+    covariance = posterior(rng.uniform(0.0, 10.0, (1, 2)))
+    factor = np.linalg.cholesky(covariance + 1e-6 * np.eye(len(covariance)))
+    sample = (factor @ rng.standard_normal(len(factor))).reshape(SIDE, SIDE)
+    weights: Array = np.round(sample - min(sample.min(), -3.0), 6)
+    weights.flags.writeable = False
+    return weights
