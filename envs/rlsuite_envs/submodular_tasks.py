@@ -58,9 +58,9 @@ def two_rooms(horizon: int = 40, disc: str = "small", **settings: Any) -> Submod
     """
     walls = np.zeros((7, 14), bool)
     walls[np.ix_([0, 1, 4, 5, 6], range(4, 10))] = True
-    field = (~walls).astype(np.float64)
-    function = Coverage(field, *walls.shape, disc, free=~walls)
-    return SubmodularGrid(*walls.shape, horizon, function, walls=walls, field=field, **settings)
+    free = ~walls
+    function = Coverage(np.ones(free.size), *free.shape, disc, free)
+    return SubmodularGrid(*free.shape, horizon, function, walls=walls, field=free.astype(np.float64), **settings)
 
 
 def items(instance: int = 0, horizon: int = 40, **settings: Any) -> SubmodularGrid:

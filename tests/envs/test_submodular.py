@@ -29,7 +29,8 @@ TASKS = [
     ("TwoRooms", {"disc": "large", "stochasticity": 1.0}),
     ("GP3", {}),
     ("Items1", {"stochasticity": 0.1}),
-    ("DDesign2", {"noise_variance": 1e-3}),
+    ("DDesign2", {}),
+    ("DDesign9", {"noise_variance": 1e-3, "stochasticity": 0.2}),
 ]
 all_tasks = pytest.mark.parametrize(("name", "settings"), TASKS)
 
@@ -60,7 +61,7 @@ def from_scratch(env: SubmodularGrid, name: str, settings: dict, path: list[int]
         kinds = env.field.ravel()[sorted(set(path))]
         return float(sum(min(int((kinds == k).sum()), cap) for k, cap in enumerate((3, 2, 3, 4, 6, 3))))
     if name.startswith("DDesign"):
-        noise = settings["noise_variance"]
+        noise = settings.get("noise_variance", 1e-6)
         K = env.function._covariance[np.ix_(path, path)]
         return 0.5 * np.linalg.slogdet(np.eye(len(path)) + K / noise)[1]
     side = 3 if settings.get("disc") == "large" else 2
@@ -92,7 +93,7 @@ def test_gains_add_up_to_f_from_scratch(name, settings):
         F += gains
         if len(paths) % 13 == 0 or len(paths) == env.horizon:
             expected = [from_scratch(env, name, settings, path) for path in np.stack(paths, 1).tolist()]
-            assert np.abs(F - expected).max() < 1e-9
+            assert np.allclose(F, expected, rtol=1e-10, atol=1e-9)
 
 
 @all_tasks
@@ -206,6 +207,13 @@ def test_the_large_disc_is_paid_by_multiplicity_but_covers_once():
     info, additive = play(env, [])
     assert (info["F"], additive) == (9.0, 16.0)
     assert env.function.additive[[899, 898, 29]].tolist() == [1.0, 3.0, 4.0]
+
+
+def test_what_is_not_free_is_never_covered():
+    function = Coverage(np.arange(1.0, 7.0), 2, 3, free=np.array([1, 1, 1, 1, 0, 1], bool))
+    assert function.additive.tolist() == [1 + 2 + 4, 2 + 3 + 6, 3 + 6, 4, 6, 6]
+    function.reset(1)
+    assert [function.gain(np.array([cell])).item() for cell in (3, 0, 1)] == [4, 3, 9]
 
 
 MATERN = [  # noise variance, path, F in nats
