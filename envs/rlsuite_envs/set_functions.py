@@ -135,11 +135,13 @@ class DOptimalDesign:
             raise ValueError("a DOptimalDesign needs a symmetric covariance (N, N) and a noise variance above 0.")
         self._covariance, self._noise = covariance, noise_variance
         self.additive: Array = 0.5 * np.log1p(np.diag(covariance) / noise_variance)
+        self._states: Cells = np.empty((1, 0), np.int64)
+        self._columns: Array = np.empty((1, 1, 0))  # [j, i] is L_ij, so that a column's rows lie side by side
 
     def reset(self, batch: int) -> None:
         self._length = 0
-        self._states = np.empty((1, batch), np.int64)
-        self._columns: Array = np.empty((1, 1, batch))  # [j, i] is L_ij, so that a column's rows lie side by side
+        if self._states.shape[1] != batch:
+            self._states, self._columns = np.empty((1, batch), np.int64), np.empty((1, 1, batch))
 
     def gain(self, states: Cells) -> Array:
         m = self._length
@@ -152,6 +154,7 @@ class DOptimalDesign:
             w[j] /= self._columns[j, j]
             w[j + 1 :] -= self._columns[j, j + 1 : m] * w[j]
             variance -= w[j] * w[j]
+        variance = np.maximum(variance, self._noise)  # it is no less, but for rounding
         self._states[m] = states
         self._columns[:m, m] = w
         self._columns[m, m] = np.sqrt(variance)

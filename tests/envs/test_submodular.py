@@ -11,6 +11,7 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from gymnasium.utils.env_checker import check_env
 
@@ -238,6 +239,14 @@ def test_golden_designs_of_the_prior(noise, path, expected):
         assert function.additive[34] == pytest.approx(0.5 * math.log1p(math.log(2) / noise), abs=1e-12)
 
 
+def test_rounding_makes_no_gain_negative():
+    """Of a noise near the last bit of the variances."""
+    function = DOptimalDesign(matern(np.zeros((1, 2)), np.zeros((1, 2))), 1e-16)
+    function.reset(1)
+    gains = [function.gain(np.array([0])).item() for _ in range(20)]
+    assert np.isfinite(gains).all() and min(gains) >= 0.0
+
+
 def test_items():
     env = make("Items0")
     kinds = env.field.ravel().astype(int)
@@ -316,6 +325,14 @@ def test_an_episode_ends_once_and_begins_anew():
         env.step(STAY)
     info, _ = play(env, [LEFT] * 6)
     assert info["F"] == 16.0
+
+
+@all_tasks
+def test_the_specification_makes_the_same_environment(name, settings):
+    spec = gym.make(f"rlsuite/{name}-v0", **settings).spec
+    again = gym.make(EnvSpec.from_json(spec.to_json()), disable_env_checker=True).unwrapped
+    actions = np.random.default_rng(7).integers(5, size=again.horizon - 1)
+    assert play(again, actions) == play(make(name, **settings), actions)
 
 
 @all_tasks
@@ -413,7 +430,8 @@ def test_oracles(name, width, expected):
     assert len(path.cells) == env.horizon and len(path.actions) == env.horizon - 1
     info, _ = play(env, path.actions)
     assert info["F"] == pytest.approx(path.F, abs=1e-9)
-    assert env._path.tolist() == path.cells.tolist()
+    assert path.cells[0] == env.start
+    assert path.cells[1:].tolist() == env.next_cell[path.cells[:-1], path.actions].tolist()
 
 
 def test_the_oracles_refuse_what_they_cannot_plan():
