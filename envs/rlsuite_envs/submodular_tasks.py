@@ -119,9 +119,9 @@ def posterior(observed: Array, noise_variance: float = 1e-3) -> Array:
 
 @cache
 def gp_weights(instance: int) -> Array:
-    """(30, 30) positive weights: 3 and a sample of the process after one observation of 0 at a point of [0, 10]^2.
+    """(30, 30) weights of 0 or more: 3 and a sample of the process after an observation of 0 at a point of [0, 10]^2.
 
-    A sample below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its numbers
+    A sample that goes below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its numbers
     are rounded to six decimals, so that an instance hardly depends on the linear algebra of a machine.
     """
     rng = np.random.default_rng(instance)
