@@ -33,6 +33,13 @@ def register_envs() -> None:
     _register("Chain", "tabular:Chain", 15)
     _register("Enumerable", "enumerable:Enumerable", 4)
     _register("LQR", "lqr:LQR", 20)
+    _register("Coverage", "submodular_tasks:coverage")
+    _register("Bimodal", "submodular_tasks:coverage", weights="bimodal", horizon=40)
+    _register("TwoRooms", "submodular_tasks:two_rooms")
+    for instance in range(10):
+        _register(f"GP{instance}", "submodular_tasks:coverage", weights="gp", horizon=40, instance=instance)
+        _register(f"Items{instance}", "submodular_tasks:items", instance=instance)
+        _register(f"DDesign{instance}", "submodular_tasks:d_design", instance=instance)
     for suffix, options in (("", {}), ("History", {"history": True}), ("Modular", {"reward": "additive"})):
         _register(f"AntCoverage{suffix}", "ant_coverage:AntCoverage", 400, **options)
 
