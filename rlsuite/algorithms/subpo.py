@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -52,10 +53,9 @@ from rlsuite.errors import UserError
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
 from rlsuite.kernels.distributions import Categorical
+from rlsuite.kernels.stacked import assign, conjugate_gradient, flat, gather, gru, mlp, uniform
 
 Array = np.ndarray
-Kind = Literal["M", "NM", "GRU"]
-Features = Literal["onehot", "raw"]
 TRIES, TINY = 10, 1e-30  # of the line search; below what a step has no curvature
 FEW = 50  # paths below which the mean that is subtracted from a path's credit leaves that path out
 
@@ -68,7 +68,7 @@ class Config:
     """environment steps, over all paths"""
     paths: int = 500
     """B, paths of an epoch"""
-    policy: Kind = "M"
+    policy: Literal["M", "NM", "GRU"] = "M"
     """what the policy sees: M, the cell and the time; NM, the history; GRU, the history step by step"""
     reward: Literal["sub", "mod"] = "sub"
     """sub, marginal gains; mod, the worth of every visited cell alone (ModPO)"""
@@ -123,7 +123,7 @@ class Policy(nn.Module):
         kind: what it sees, see `Config.policy`
         rows, columns: of the grid, whose cell n is (n // columns, n % columns)
         horizon: H, cells of a path
-        outputs: actions, or 1 for a value
+        outputs: moves, or 1 for a value
         rngs: one stream for each of the R runs
     """
 
@@ -131,8 +131,8 @@ class Policy(nn.Module):
 
     def __init__(
         self,
-        kind: Kind,
-        features: Features,
+        kind: str,
+        features: str,
         rows: int,
         columns: int,
         horizon: int,
@@ -142,27 +142,22 @@ class Policy(nn.Module):
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "rngs", "__class__")}
-        self.kind, self.onehot, self.rows, self.columns = kind, features == "onehot", rows, columns
+        self.kind, self.onehot = kind, features == "onehot"
         self.cells, self.times = rows * columns, horizon - 1
-        rngs = rngs or [np.random.default_rng(0)]
-        recurrent = kind == "GRU"
         if self.onehot:
             self.split = [rows, columns, self.times] + [self.cells] * (kind == "NM")
         else:
             self.split = [self.times] if kind == "NM" else [1, 1]
-        self.layers = len(hidden)
-        wide = hidden[0] * (3 if recurrent else 1)
-
-        def add(number: int | str, fan_in: int, fan_out: int, bound: float) -> None:
-            for name, shape in (("weight", (fan_in, fan_out)), ("bias", (1, fan_out))):
-                drawn = np.stack([rng.uniform(-bound, bound, shape) for rng in rngs]).astype(np.float32)
-                self.register_parameter(f"{name}{number}", nn.Parameter(torch.from_numpy(drawn)))
-
-        add(0, sum(self.split), wide, (hidden[0] if recurrent else sum(self.split)) ** -0.5)
-        if recurrent:
-            add("_state", hidden[0], wide, hidden[0] ** -0.5)
-        for i, (fan_in, fan_out) in enumerate(zip(hidden, (*hidden[1:], outputs), strict=True)):
-            add(i + 1, fan_in, fan_out, fan_in**-0.5)
+        wide, fan_in = (3 * hidden[0], hidden[0]) if kind == "GRU" else (hidden[0], sum(self.split))
+        layers = {"0": (sum(self.split), wide, fan_in)}
+        if kind == "GRU":
+            layers["_state"] = (hidden[0], wide, hidden[0])
+        for i, sizes in enumerate(pairwise((*hidden, outputs))):
+            layers[str(i + 1)] = (*sizes, sizes[0])
+        rngs = rngs or [np.random.default_rng(0)]
+        for name, (size, out, fan_in) in layers.items():
+            self.register_parameter(f"weight{name}", nn.Parameter(uniform(rngs, size, out, fan_in**-0.5)))
+            self.register_parameter(f"bias{name}", nn.Parameter(uniform(rngs, 1, out, fan_in**-0.5)))
 
     def forward(
         self, cells: Tensor, fresh: Tensor, start: int = 0, memory: Tensor | None = None
@@ -175,77 +170,58 @@ class Policy(nn.Module):
             memory: of the times before, as this function gave it
         """
         runs, steps, paths = cells.shape
-        parts = torch.split(self.weight0, self.split, 1)
+        if self.kind == "M" and paths > self.cells:  # one answer for each cell and time, whoever comes by
+            table, _ = self(torch.arange(self.cells).expand(runs, steps, -1), fresh, start)
+            return table.gather(2, cells[..., None].expand(-1, -1, -1, table.shape[-1])), None
+        weight, bias, *rest = self.parameters()
+        parts, bias = torch.split(weight, self.split, 1), bias[:, None]  # type: ignore[no-untyped-call]
         times = slice(start, start + steps)
         if self.onehot:
             row, column, time = parts[:3]
-            table = (row[:, :, None] + column[:, None] + self.bias0[:, None]).flatten(1, 2)
-            x = gather(table, cells) + time[:, times, None]
-        elif self.kind != "NM":
-            time = torch.arange(start, start + steps)[:, None, None]
-            x = cells[..., None] * parts[0][:, None] + (time * parts[1][:, None] + self.bias0[:, None])
-        else:  # -1 stands where the path has not been
-            x = (self.bias0 - parts[0].sum(1, keepdim=True))[:, None].expand(-1, steps, -1, -1)
-
-        if self.kind == "NM":
-            if self.onehot:
-                added = gather(parts[3], cells) * fresh[..., None]
-            else:
-                added = (cells + 1)[..., None] * parts[0][:, times, None]
-            past = added if steps == 1 else added.cumsum(1)
-            past = past if memory is None else past + memory
-            x, memory = x + past, past[:, -1:]
-        if self.kind == "GRU":
-            x, memory = self.recur(x, memory)
+            x = gather((row[:, :, None] + column[:, None] + bias).flatten(1, 2), cells) + time[:, times, None]
+        elif self.kind == "NM":  # -1 stands where the path has not been
+            x = bias - parts[0].sum(1, keepdim=True)[:, None]
         else:
-            x = torch.tanh(x)
-        x = x.flatten(1, 2)
-        for i in range(1, self.layers + 1):
-            x = torch.baddbmm(getattr(self, f"bias{i}"), x, getattr(self, f"weight{i}"))
-            x = torch.tanh(x) if i < self.layers else x
-        return x.view(runs, steps, paths, -1), memory
-
-    def recur(self, inputs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """States (R, T, B, k) of a gated recurrent unit (Cho et al., 2014) with inputs (R, T, B, 3 k), and the last."""
-        runs, _, paths, wide = inputs.shape
-        state = inputs.new_zeros(runs, paths, wide // 3) if state is None else state
-        states = []
-        for x in inputs.unbind(1):
-            x_reset, x_keep, x_new = x.chunk(3, -1)
-            h_reset, h_keep, h_new = torch.baddbmm(self.bias_state, state, self.weight_state).chunk(3, -1)
-            new = torch.tanh(x_new + torch.sigmoid(x_reset + h_reset) * h_new)
-            state = torch.lerp(new, state, torch.sigmoid(x_keep + h_keep))
-            states.append(state)
-        return torch.stack(states, 1), state
+            hours = torch.arange(start, start + steps)[:, None, None]
+            x = cells[..., None] * parts[0][:, None] + (hours * parts[1][:, None] + bias)
+        if self.kind == "GRU":
+            x, memory = gru(x, memory, *rest[:2])
+            rest = rest[2:]
+        elif self.kind == "NM":
+            added = (
+                gather(parts[3], cells) * fresh[..., None]
+                if self.onehot
+                else (cells + 1)[..., None] * parts[0][:, times, None]
+            )
+            past = added.cumsum(1) if memory is None else added.cumsum(1) + memory
+            x, memory = x + past, past[:, -1:]
+        x = x if self.kind == "GRU" else torch.tanh(x)
+        return mlp(x.flatten(1, 2), rest).view(runs, steps, paths, -1), memory
 
     def log_probs(self, cells: Tensor, fresh: Tensor) -> Tensor:
         """log pi(a | s_0 .. s_h) for whole paths, (R, T, B, 5)."""
         return functional.log_softmax(self(cells, fresh)[0], -1)
 
     @torch.no_grad()
-    def act(self, observations: Array, uniforms: Array) -> Array:
-        """(B, ...) flat observations of a SubmodularGrid, of which it takes the path -> (B,) moves, for one run."""
+    def act(self, observations: Array, uniforms: Array | None = None) -> Array:
+        """(B, ...) flat observations of a SubmodularGrid, of which it takes the path -> (B,) moves of the first run:
+        the most likely, or sampled at `uniforms`.
+        """
         path = observations[:, self.cells : self.cells + self.times].astype(np.int64)
         now = np.maximum((path >= 0).sum(1) - 1, 0)
         cells = np.maximum(path, 0).T[None]
         outputs = self(torch.from_numpy(cells), torch.from_numpy(first_visits(cells)))[0][0].numpy()
-        return draw(outputs[now, np.arange(len(now))], uniforms)
-
-
-def gather(table: Tensor, cells: Tensor) -> Tensor:
-    """Rows (R, T, B, k) of the tables (R, N, k) of R runs."""
-    runs, rows, _ = table.shape
-    if runs > 1:
-        cells = cells + (rows * torch.arange(runs))[:, None, None]
-    return functional.embedding(cells, table.flatten(0, 1))
+        outputs = outputs[now, np.arange(len(now))]
+        moves: Array = outputs.argmax(1) if uniforms is None else draw(outputs, uniforms)
+        return moves
 
 
 def first_visits(cells: Array) -> Array:
     """1 where a path (R, T, B) is in a cell for the first time, else 0; float32."""
-    return np.stack([fresh(cells, h) for h in range(cells.shape[1])], 1)
+    return np.stack([first_visit(cells, h) for h in range(cells.shape[1])], 1)
 
 
-def fresh(cells: Array, h: int) -> Array:
+def first_visit(cells: Array, h: int) -> Array:
     """The same at the time h alone, (R, B)."""
     new: Array = (cells[:, :h] != cells[:, h : h + 1]).all(1).astype(np.float32)
     return new
@@ -254,7 +230,7 @@ def fresh(cells: Array, h: int) -> Array:
 def draw(outputs: Array, uniforms: Array) -> Array:
     """The moves (...) at `uniforms` (...) in [0, 1) of the softmax of outputs (..., 5)."""
     logits = outputs.reshape(-1, outputs.shape[-1])
-    moves: Array = Categorical(logits - logits.max(1, keepdims=True)).at(uniforms.ravel())
+    moves = Categorical(logits - logits.max(1, keepdims=True)).at(uniforms.ravel())
     return moves.reshape(uniforms.shape)
 
 
@@ -290,40 +266,9 @@ def centred(weights: Array) -> Array:
     return rest * (n / (n - 1)) if n < FEW else rest
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int = 10) -> Tensor:
-    """x (R, d) with product(x) = b, for R symmetric positive definite matrices (Hestenes and Stiefel, 1952).
-
-    A run whose squared residual has come below 1e-10 of b's stays where it is.
-    """
-    x, residual, direction = torch.zeros_like(b), b, b
-    squared = b.square().sum(1, keepdim=True)
-    enough = 1e-10 * squared
-    for _ in range(iterations):
-        image = product(direction)
-        going = squared > enough
-        length = torch.where(going, squared / (direction * image).sum(1, keepdim=True), 0.0)
-        x, residual = x + length * direction, residual - length * image
-        following = residual.square().sum(1, keepdim=True)
-        direction = residual + torch.where(going, following / squared, 0.0) * direction
-        squared = torch.where(going, following, squared)
-    return x
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Parameters, or what belongs to them, (R, ...) each, as one (R, d)."""
-    return torch.cat([tensor.flatten(1) for tensor in tensors], 1)
-
-
 def divergence(old: Tensor, log_probs: Tensor) -> Tensor:
     """Mean KL(old || new), (R,), of log-probabilities (R, T, B, 5)."""
     return (old.exp() * (old - log_probs)).sum(-1).mean((1, 2))
-
-
-@torch.no_grad()
-def assign(parameters: Sequence[Tensor], values: Tensor) -> None:
-    """Let parameters (R, ...) each take their part of (R, d), the inverse of `flat`."""
-    for p, value in zip(parameters, values.split([p[0].numel() for p in parameters], 1), strict=True):
-        p.copy_(value.view_as(p))
 
 
 @dataclass(frozen=True)
@@ -341,8 +286,7 @@ class Paths:
     @property
     def worth(self) -> Array:
         """F(tau), (R, B)"""
-        worth: Array = self.initial + self.gains.sum(1)
-        return worth
+        return np.asarray(self.initial + self.gains.sum(1))
 
 
 class SubPO:
@@ -383,12 +327,12 @@ class SubPO:
         memory = None
         for h in range(steps):
             now = slice(h, h + 1)
-            new[:, h] = fresh(cells, h)
+            new[:, h] = first_visit(cells, h)
             outputs, memory = self.policy(torch.from_numpy(cells[:, now]), torch.from_numpy(new[:, now]), h, memory)
             actions[:, h] = draw(outputs[:, 0].numpy(), choices[:, h])
             for r, twin in enumerate(self.twins):
                 cells[r, h + 1], gains[r, h], additive[r, h] = twin.step(actions[r, h].copy(), moves[r, h])
-        new[:, -1] = fresh(cells, steps)
+        new[:, -1] = first_visit(cells, steps)
         start = np.broadcast_to(self.worth_of_start[:, None], initial.shape)
         return Paths(cells, new, actions, gains, additive, initial, start)
 
@@ -438,7 +382,7 @@ class SubPO:
     def natural_step(
         self, log_probs: Tensor, loss: Tensor, inputs: tuple[Tensor, Tensor], actions: Tensor, weights: Tensor
     ) -> dict[str, Array]:
-        """Go sqrt(2 max_kl / x F x) x, F x = -grad L, and less where that goes too far; gives the KL divergence (R,)."""
+        """Go sqrt(2 max_kl / x F x) x, F x = -grad L, or less where that is too far; gives the KL divergence (R,)."""
         c, parameters = self.config, list(self.policy.parameters())
         old = log_probs.detach()
         gradient = flat(torch.autograd.grad(loss.sum(), parameters, retain_graph=True))
