@@ -38,6 +38,8 @@ def register_envs() -> None:
     _register("TwoRooms", "submodular_tasks:two_rooms")
     for instance in range(10):
         _register(f"GP{instance}", "submodular_tasks:coverage", weights="gp", horizon=40, instance=instance)
+        _register(f"Items{instance}", "submodular_tasks:items", instance=instance)
+        _register(f"DDesign{instance}", "submodular_tasks:d_design", instance=instance)
 
 
 def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:

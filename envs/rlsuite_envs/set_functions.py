@@ -7,7 +7,8 @@ adds the less, the more has been visited before it (Prajapat, Mutny, Zeilinger a
 
 from __future__ import annotations
 
-from typing import Protocol
+import copy
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,3 +83,94 @@ class Coverage:
         chosen = self._open[rows]
         self.reset(len(rows))
         self._open = chosen
+
+
+class ItemCollection:
+    """How many items a path picks up, of each kind at most its cap; a cell's item is there once.
+
+    F = sum_k min(number of distinct visited cells with an item of kind k, cap_k). The additive reward is 1 for every
+    visit to a cell with an item, taken or not.
+    """
+
+    def __init__(self, kinds: Cells, caps: Cells) -> None:
+        """`kinds` (N,) says which item a cell holds, -1 for none, and `caps` (K,). Raises ValueError for others."""
+        kinds, caps = np.asarray(kinds, np.int64).ravel(), np.asarray(caps, np.int64)
+        if kinds.min() < -1 or kinds.max() >= len(caps) or caps.min() < 0:
+            raise ValueError(f"items are of the kinds 0 to {len(caps) - 1}, or -1 for none, and a cap is 0 or more.")
+        self._kinds, self._caps = kinds, np.append(caps, 0)  # -1, no item, is a last kind of which nobody can have any
+        self.additive: Array = (kinds >= 0).astype(np.float64)
+
+    def reset(self, batch: int) -> None:
+        self._there = np.ones((batch, len(self._kinds)), bool)
+        self._room = np.tile(self._caps, (batch, 1))
+        self._paths = np.arange(batch)
+
+    def gain(self, states: Cells) -> Array:
+        kinds = self._kinds[states]
+        taken = self._there[self._paths, states] & (self._room[self._paths, kinds] > 0)
+        self._there[self._paths, states] = False
+        self._room[self._paths, kinds] -= taken
+        return taken.astype(np.float64)
+
+    def select(self, rows: Cells) -> None:
+        self._there, self._room, self._paths = self._there[rows], self._room[rows], np.arange(len(rows))
+
+
+class DOptimalDesign:
+    """What noisy measurements at the visited cells tell about a Gaussian process: the information gain, in nats.
+
+    F = 1/2 log det(I + K / s2), K the covariances of the cells of the path with repetition: to measure again is worth a
+    little. With the Cholesky factor L of K + s2 I, a new cell s with covariances k to the path has
+
+        g = 1/2 log((K_ss + s2 - |w|^2) / s2),   L w = k,
+
+    and w is the next row of L. The additive reward is 1/2 log(1 + K_ss / s2).
+    """
+
+    def __init__(self, covariance: Array, noise_variance: float) -> None:
+        """`covariance` (N, N). Raises ValueError where that is no symmetric matrix, or the noise not positive."""
+        covariance = np.asarray(covariance, np.float64)
+        square = covariance.ndim == 2 and covariance.shape[0] == covariance.shape[1]
+        if not square or not np.allclose(covariance, covariance.T) or noise_variance <= 0.0:
+            raise ValueError("a DOptimalDesign needs a symmetric covariance (N, N) and a noise variance above 0.")
+        self._covariance, self._noise = covariance, noise_variance
+        self.additive: Array = 0.5 * np.log1p(np.diag(covariance) / noise_variance)
+
+    def reset(self, batch: int) -> None:
+        self._length = 0
+        self._states = np.empty((1, batch), np.int64)
+        self._columns: Array = np.empty((1, 1, batch))  # [j, i] is L_ij, so that a column's rows lie side by side
+
+    def gain(self, states: Cells) -> Array:
+        m = self._length
+        if m == len(self._states):
+            self._grow()
+        # Forward substitution by columns: elementwise over the paths, so that their number changes no bit of a path.
+        w = self._covariance[self._states[:m], states]
+        variance = self._covariance[states, states] + self._noise
+        for j in range(m):
+            w[j] /= self._columns[j, j]
+            w[j + 1 :] -= self._columns[j, j + 1 : m] * w[j]
+            variance -= w[j] * w[j]
+        self._states[m] = states
+        self._columns[:m, m] = w
+        self._columns[m, m] = np.sqrt(variance)
+        self._length += 1
+        return np.asarray(0.5 * np.log(variance / self._noise))
+
+    def select(self, rows: Cells) -> None:
+        self._states, self._columns = self._states[:, rows], self._columns[:, :, rows]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DOptimalDesign:
+        """Many environments can share the one large matrix, which never changes."""
+        memo[id(self._covariance)] = self._covariance
+        other = copy.copy(self)
+        vars(other).update(copy.deepcopy(vars(self), memo))
+        return other
+
+    def _grow(self) -> None:
+        """Make room for twice as many cells."""
+        m, batch = self._states.shape
+        states, columns = np.empty((2 * m, batch), np.int64), np.empty((2 * m, 2 * m, batch))
+        states[:m], columns[:m, :m] = self._states, self._columns
+        self._states, self._columns = states, columns

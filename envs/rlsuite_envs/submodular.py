@@ -31,7 +31,7 @@ from rlsuite_envs.set_functions import Array, Cells, SetFunction
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))  # (down, right) of stay, right, down, left, up
 PIXELS = 12  # height and width of a cell in a picture
-EARLY, LATE, NOW = np.array([0.0, 40.0, 160.0]), np.array([255.0, 255.0, 255.0]), np.array([220.0, 20.0, 20.0])
+EARLY, LATE, NOW = np.array([0.0, 40.0, 160.0]), np.array([255.0, 200.0, 0.0]), np.array([220.0, 20.0, 20.0])
 
 
 class SubmodularGrid(gym.Env[dict[str, Any], np.int64]):
@@ -136,7 +136,7 @@ class SubmodularGrid(gym.Env[dict[str, Any], np.int64]):
         return self._arrive(cells), reward, False, self._only.t == self.horizon - 1, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:
-        """(12 rows, 12 columns, 3): the field in grey, walls black, the path from blue to white, its end red."""
+        """(12 rows, 12 columns, 3): the field in grey, walls black, the path from blue to yellow, its end red."""
         if self.render_mode is None:
             return None
         low, high = self.field.min(), self.field.max()
@@ -201,6 +201,12 @@ class SubmodularBatch:
         self.cells = self.next_cell[self.cells, actions]
         self.t += 1
         return self.cells, self.function.gain(self.cells), self._additive[self.cells]
+
+    def select(self, rows: Cells) -> None:
+        """Go on with these paths (m,), in this order and with repetition. The set function needs `select` for it."""
+        self.n = len(rows)
+        self.cells, self.initial_gain = self.cells[rows], self.initial_gain[rows]
+        self.function.select(rows)
 
     def _executed(self, actions: Cells, uniforms: Array | None) -> Cells:
         """A uniform below p replaces the action; where in [0, p) it lies is uniform again, and says by which."""

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rlsuite_envs.set_functions import Array, Coverage
+from rlsuite_envs.set_functions import Array, Coverage, DOptimalDesign, ItemCollection
 from rlsuite_envs.submodular import SubmodularGrid
 
 SIDE = 30  # of the square grids
 VARIANCE = np.log(2.0)  # of the Gaussian process, softplus(0)
+CAPS, COPIES = (3, 2, 3, 4, 6, 3), (18, 14, 13, 16, 18, 14)  # of the six kinds of items
 WEIGHTS = ("constant", "linear", "bimodal", "gp")
 
 
@@ -62,6 +63,37 @@ def two_rooms(horizon: int = 40, disc: str = "small", **settings: Any) -> Submod
     return SubmodularGrid(*walls.shape, horizon, function, walls=walls, field=field, **settings)
 
 
+def items(instance: int = 0, horizon: int = 40, **settings: Any) -> SubmodularGrid:
+    """Collect items of six kinds, up to a cap of each, from 93 cells of a 7 x 15 grid; F is at most 21.
+
+    `instance` draws the order of the cells, whose first 18 hold kind 0, the next 14 kind 1, and so on.
+    """
+    kinds = np.full(7 * 15, -1)
+    cells = np.random.default_rng(instance).permutation(kinds.size)
+    kinds[cells[: sum(COPIES)]] = np.repeat(np.arange(len(COPIES)), COPIES)
+    field = kinds.reshape(7, 15).astype(np.float64)
+    return SubmodularGrid(7, 15, horizon, ItemCollection(kinds, np.array(CAPS)), field=field, **settings)
+
+
+def d_design(instance: int = 0, horizon: int = 40, noise_variance: float = 1e-6, **settings: Any) -> SubmodularGrid:
+    """Choose where on a 30 x 30 grid to measure a Gaussian process that was measured at 5 points before.
+
+    `instance` draws those points from [0, 10]^2, most of which lies beyond the grid, and the variance of their noise is
+    0.001; that of the path's measurements is `noise_variance`.
+    """
+    covariance = design_covariance(instance)
+    field = np.diag(covariance).reshape(SIDE, SIDE)
+    return SubmodularGrid(SIDE, SIDE, horizon, DOptimalDesign(covariance, noise_variance), field=field, **settings)
+
+
+@cache
+def design_covariance(instance: int) -> Array:
+    """(900, 900), what `d_design` chooses measurements of."""
+    covariance = posterior(np.random.default_rng(instance).uniform(0.0, 10.0, (5, 2)))
+    covariance.flags.writeable = False
+    return covariance
+
+
 def matern(one: Array, other: Array) -> Array:
     """(n, m) covariances ln 2 (1 + r + r^2 / 3) exp(-r), r = sqrt(5) |x - x'|, of points (n, 2) and (m, 2).
 
@@ -74,12 +106,15 @@ def matern(one: Array, other: Array) -> Array:
 def posterior(observed: Array, noise_variance: float = 1e-3) -> Array:
     """(900, 900) covariance of the process on the grid after noisy observations at points (m, 2).
 
-    Cell (i, j) is the point (1 + 0.1 i, 1 + 0.1 j).
+    Cell (i, j) is the point (1 + 0.1 i, 1 + 0.1 j). The observations are taken in one after another, elementwise, so
+    that no library of linear algebra has a say in the bits.
     """
-    points = 1.0 + 0.1 * np.stack(np.divmod(np.arange(SIDE * SIDE), SIDE), -1)
-    across = matern(points, observed)
-    known = matern(observed, observed) + noise_variance * np.eye(len(observed))
-    return np.asarray(matern(points, points) - across @ np.linalg.solve(known, across.T))
+    points = np.concatenate([1.0 + 0.1 * np.stack(np.divmod(np.arange(SIDE * SIDE), SIDE), -1), observed])
+    covariance = matern(points, points)
+    for known in range(SIDE * SIDE, len(points)):
+        row = covariance[known].copy()
+        covariance -= row[:, None] * row / (row[known] + noise_variance)
+    return covariance[: SIDE * SIDE, : SIDE * SIDE]
 
 
 @cache
