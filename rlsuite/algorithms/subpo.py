@@ -173,8 +173,8 @@ class Policy(nn.Module):
         if self.kind == "M" and paths > self.cells:  # one answer for each cell and time, whoever comes by
             table, _ = self(torch.arange(self.cells).expand(runs, steps, -1), fresh, start)
             return table.gather(2, cells[..., None].expand(-1, -1, -1, table.shape[-1])), None
-        weight, bias, *rest = self.parameters()
-        parts, bias = torch.split(weight, self.split, 1), bias[:, None]  # type: ignore[no-untyped-call]
+        parameters: list[Tensor] = list(self.parameters())
+        parts, bias, rest = torch.split(parameters[0], self.split, 1), parameters[1][:, None], parameters[2:]
         times = slice(start, start + steps)
         if self.onehot:
             row, column, time = parts[:3]
@@ -188,11 +188,10 @@ class Policy(nn.Module):
             x, memory = gru(x, memory, *rest[:2])
             rest = rest[2:]
         elif self.kind == "NM":
-            added = (
-                gather(parts[3], cells) * fresh[..., None]
-                if self.onehot
-                else (cells + 1)[..., None] * parts[0][:, times, None]
-            )
+            if self.onehot:
+                added = gather(parts[3], cells) * fresh[..., None]
+            else:
+                added = (cells + 1)[..., None] * parts[0][:, times, None]
             past = added.cumsum(1) if memory is None else added.cumsum(1) + memory
             x, memory = x + past, past[:, -1:]
         x = x if self.kind == "GRU" else torch.tanh(x)
@@ -230,8 +229,8 @@ def first_visit(cells: Array, h: int) -> Array:
 def draw(outputs: Array, uniforms: Array) -> Array:
     """The moves (...) at `uniforms` (...) in [0, 1) of the softmax of outputs (..., 5)."""
     logits = outputs.reshape(-1, outputs.shape[-1])
-    moves = Categorical(logits - logits.max(1, keepdims=True)).at(uniforms.ravel())
-    return moves.reshape(uniforms.shape)
+    moves: Array = Categorical(logits - logits.max(1, keepdims=True)).at(uniforms.ravel()).reshape(uniforms.shape)
+    return moves
 
 
 def credit(gains: Array, initial: Array, rule: str, values: Array | None = None, decay: float = 1.0) -> Array:
@@ -243,16 +242,17 @@ def credit(gains: Array, initial: Array, rule: str, values: Array | None = None,
         values: V_h, (..., T, B), for gae; it is 0 after the last step
         decay: lambda of gae
     """
+    so_far: Array = initial[..., None, :] + gains.cumsum(-2)
     if rule == "immediate":
         return gains
     if rule == "prefix":
-        return np.asarray(initial[..., None, :] + gains.cumsum(-2))
+        return so_far
     if rule == "full":
-        return np.broadcast_to((initial + gains.sum(-2))[..., None, :], gains.shape)
+        return np.broadcast_to(so_far[..., -1:, :], gains.shape)
     if rule == "rtg":
-        return np.asarray(np.flip(np.flip(gains, -2).cumsum(-2), -2))
+        return np.asarray(so_far[..., -1:, :] - so_far + gains)
     assert values is not None
-    weights = gains - values
+    weights: Array = gains - values
     weights[..., :-1, :] += values[..., 1:, :]
     for h in range(gains.shape[-2] - 2, -1, -1):
         weights[..., h, :] += decay * weights[..., h + 1, :]
@@ -262,7 +262,7 @@ def credit(gains: Array, initial: Array, rule: str, values: Array | None = None,
 def centred(weights: Array) -> Array:
     """w_h (..., T, B) minus its mean over the paths at each h, in which a path does not count where they are few."""
     n = weights.shape[-1]
-    rest = weights - weights.mean(-1, keepdims=True)
+    rest: Array = weights - weights.mean(-1, keepdims=True)
     return rest * (n / (n - 1)) if n < FEW else rest
 
 

@@ -1,7 +1,7 @@
 """Networks of R runs side by side, whose parameters all have a leading dimension R.
 
-Small networks cost calls more than arithmetic, and one call for all runs costs hardly more than one for each. Runs share
-nothing, so the gradient of the sum of their losses is that of each.
+Small networks on small batches cost calls rather than arithmetic, and one call does for all runs. Runs share nothing,
+so the gradient of the sum of their losses is that of each.
 """
 
 from __future__ import annotations
