@@ -144,6 +144,22 @@ class Run:
         self.track(**{f"{name}sampler": sampler})
         return sampler
 
+    def task(self, env_id: str, needs: str) -> Any:
+        """The bare environment of `env_id`, for methods that play it by a way of its own, the attribute `needs`.
+
+        The run is evaluated in it, and counts its steps. Between two updates no episode may run, as none is stored.
+        Raises UserError where the environment has no such attribute.
+        """
+        env = make_env(env_id).unwrapped
+        if not hasattr(env, needs):
+            raise UserError(
+                f"the environment {env_id} has no `{needs}`, by which this method plays it; name one that has, such as "
+                "rlsuite/GP0-v0."
+            )
+        self.env_id, self.unit = env_id, "step"
+        self._settled = False
+        return env
+
     def advance(self, steps: int) -> None:
         """Count environment steps of an update, in a loop with the stride 0."""
         self.update = min(self.update + steps, self.updates)

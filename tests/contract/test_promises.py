@@ -63,7 +63,9 @@ OWN = {
     "npg_igt": {"env": "Pendulum-v1", "trajectories": 2, "horizon": 12},  # rewards within 12 steps
     "ppo": ROLLOUT,
     "props": {**ROLLOUT, "behavior_steps": 12, "behavior_epochs": 2, "behavior_minibatches": 2},
+    "subpo": {"env": "rlsuite/Items0-v0", "paths": 1, "policy": "NM", "baseline": "value", "learning_rate": 1e-3},
 }
+STRIDES = {"props": 12, "subpo": 39}  # environment steps of an update, where they are not 24
 
 
 def env_of(algorithm: str) -> str:
@@ -72,6 +74,8 @@ def env_of(algorithm: str) -> str:
 
 def resolved(algorithm: str, line_world: Path, **given):
     own = {**EVERY, **(ONLINE_QUICK if algorithm in ONLINE else OFFLINE_QUICK), **OWN.get(algorithm, {})}
+    if algorithm == "subpo":
+        del own["n_envs"]
     if algorithm not in ONLINE:
         return resolve(load_algorithm(algorithm), {"dataset": str(line_world), **own, **given})
     if "updates" in given:
@@ -85,13 +89,13 @@ class Positions:
     def __init__(self, algorithm: str) -> None:
         self.first = algorithm in ONLINE  # whether it is evaluated before it begins
         quick = ONLINE_QUICK if self.first else OFFLINE_QUICK
-        self.stride = {"props": 12}.get(algorithm, 24) if self.first else 1
+        self.stride = STRIDES.get(algorithm, 24) if self.first else 1
         whole = quick.get("updates") or quick["total_steps"]
         free = (
             algorithm == "npg_igt"
         )  # strides are those of its episodes: 24 here, and the last one is cut in the count
         self.end = whole if free else whole - whole % self.stride
-        self.logged = self._reaching(quick["log_every"], 24 if self.first else 1)
+        self.logged = self._reaching(quick["log_every"], max(24, self.stride) if self.first else 1)
         self.evaluated = [0] * self.first + [p for p in self._reaching(quick["eval_every"], free) if p < self.end]
         self.checkpoints = sorted({*self._reaching(quick["checkpoint_every"]), self.end})[-2:]
 

@@ -31,13 +31,16 @@ OWN = {
     "npg_igt": {},
     "ppo": ROLLOUT,
     "props": {**ROLLOUT, "behavior_epochs": 2, "behavior_minibatches": 2},
+    "subpo": {"paths": 10, "policy": "NM", "baseline": "value"},
 }
+GRID = "rlsuite/Items0-v0"
 TASKS = {
     "Hopper-v5": {"total_steps": 8000, "rollout_steps": 200, "eval_every": 2000, "checkpoint_every": 400},
     "CartPole-v1": {"total_steps": 8000, "rollout_steps": 200, "eval_every": 2000, "checkpoint_every": 400},
     "CartPole-v1#frames=3,sigma=0.1": {"total_steps": 8000, "eval_every": 2000, "checkpoint_every": 400},
     "ale-dqn/Pong": {"total_steps": 512, "rollout_steps": 128, "eval_every": 300, "checkpoint_every": 128},
     "ale-dqn/Pong#frames=2,sigma=0.1,steps=50": {"total_steps": 512, "eval_every": 300, "checkpoint_every": 128},
+    GRID: {"total_steps": 15_600, "eval_every": 4000, "checkpoint_every": 400},
 }
 
 
@@ -45,6 +48,8 @@ def cases():
     for name in ONLINE:
         for task in TASKS:
             if ("#" in task) != (name == "policy_smoothing") or (name == "npg_igt" and task.startswith("ale-")):
+                continue
+            if (task == GRID) != (name == "subpo"):
                 continue
             marks = [pytest.mark.slow] if task.startswith("ale-") else []
             yield pytest.param(name, task, marks=marks, id=f"{name}-{task}")
@@ -60,15 +65,20 @@ def test_killed_at_random_moments_an_online_run_ends_as_if_it_had_not_been(name,
         given["behavior_steps"] = given["rollout_steps"] // 2
     if name == "npg_igt":
         given["batch_steps"] = given.pop("rollout_steps")
+    if name == "subpo":
+        del given["n_envs"]
     setup, directory = resolve(load_algorithm(name), given), tmp_path / "finished"
     duration = finish(setup, directory)
 
-    assert sum(row.get("episodes", 0) for row in files.read_lines(directory / "metrics.jsonl")) > 5
+    metrics = files.read_lines(directory / "metrics.jsonl")
+    assert name == "subpo" or sum(row.get("episodes", 0) for row in metrics) > 5
     assert len({row["update"] for row in files.read_lines(directory / "evaluations.jsonl")}) >= 3
     newest = max((directory / "checkpoints").iterdir())
     tracked = files.load_checkpoint(newest)["tracked"]
     if name == "npg_igt":
         assert tracked["sampler"]["accepted"] > 5
+    elif name == "subpo":
+        assert tracked["agent"]["epoch"] == len(metrics) == 40
     else:
         state = tracked["environments"]
         assert state["steps"] * 2 == setup.config.total_steps
@@ -97,6 +107,11 @@ VARIANTS = {  # what a method keeps between updates depends on its settings
         {"env": "rlsuite/LineWorld-v0", "sampler": "on_policy", "mean_tanh": True},
         {"env": "Acrobot-v1", "evict": "batch", "buffer_batches": 2},
     ],
+    "subpo": [
+        {"env": GRID, "policy": "M", "baseline": "none", "credit": "prefix", "features": "raw", "reward": "mod"},
+        {"env": GRID, "policy": "GRU", "entropy_weight": 0.1, "step": "npg", "baseline": "batch"},
+        {"env": "rlsuite/DDesign0-v0", "policy": "NM", "features": "raw", "credit": "gae"},
+    ],
     "policy_smoothing": [
         {"env": "rlsuite/GridWorld-v0", "best_every": 0, "target_every": 100},
         {"env": "CartPole-v1#frames=2,sigma=0.1:0.2:0:1,steps=50", "n_envs": 1, "buffer_size": 300},
@@ -112,10 +127,13 @@ VARIANTS = {  # what a method keeps between updates depends on its settings
 @pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in ONLINE for variant in VARIANTS[name]])
 def test_every_variant_continues_exactly(name, variant, tmp_path, monkeypatch):
     monkeypatch.setitem(environments.ATARI["ale-machado"], "max_num_frames_per_episode", 60)
-    rollout = {"policy_smoothing": {}, "npg_igt": {"batch_steps": 96}}.get(name, {"rollout_steps": 96})
+    rollout = {"policy_smoothing": {}, "npg_igt": {"batch_steps": 96}, "subpo": {"paths": 3}}
+    rollout = rollout.get(name, {"rollout_steps": 96})
     given = {**QUICK, **OWN[name], **rollout, "total_steps": 960, "eval_every": 480, "checkpoint_every": 1, **variant}
     if name == "props":
         given["behavior_steps"] = 24
+    if name == "subpo":
+        del given["n_envs"]
     setup = resolve(load_algorithm(name), {**given, "log_every": given.get("rollout_steps", 64)})
     assert execute(setup, tmp_path / "whole") == 0
     cut_and_finish(setup, tmp_path / "cut", 23 if name == "props" else 3)  # in the midst of a rollout of PROPS
