@@ -1,0 +1,275 @@
+"""What SubPO's tables show, one line for each of the six grid environments, beside what planning reaches; and pictures.
+
+Reads the rows of results/subpo_{grids,gp,items,ddesign}, and their runs for the pictures, which are not in the
+repository. Environments with ten instances are summarised by the mean of each instance over its seeds, with a 95 %
+Student-t interval over the instances; the others by the runs. `oracles` is greedy and beam search (width 1,000).
+
+    python benchmarks/subpo.py oracles       results/subpo/oracles.csv, about 5 minutes
+    python benchmarks/subpo.py tables        table.md, table.csv, final.png, curves.png
+    python benchmarks/subpo.py paths         one picture an environment, from the policies of instance 0, seed 0
+    python benchmarks/subpo.py ant           F of the policies of results/subpo_ant, ModPO's too, and what they covered
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+
+import rlsuite_envs  # noqa: F401 (registers the environments)
+from rlsuite.bench import statistics
+from rlsuite.bench.plots import COLOURS, INK, MARKERS, Panel, bar, png
+from rlsuite.data.files import write_atomic
+from rlsuite.harness.evaluation import evaluate
+from rlsuite.harness.runs import load_policy
+from rlsuite_envs.oracles import beam, greedy
+
+TABLES = ("grids", "gp", "items", "ddesign")
+ENVIRONMENTS = {  # what an id is called without its instance
+    "Coverage": "coverage",
+    "Bimodal": "bimodal weights",
+    "GP": "Gaussian process",
+    "TwoRooms": "two rooms",
+    "Items": "item collection",
+    "DDesign": "D-optimal design",
+}
+METHODS = {
+    "m": "SubPO-M",
+    "nm": "SubPO-NM",
+    "modpo": "ModPO",
+    "m_official": "SubPO-M, official",
+    "nm_official": "SubPO-NM, official",
+    "modpo_official": "ModPO, official",
+}
+WIDTH = 1000
+PATHS = 60  # drawn in a picture
+EPISODES = 50  # of an ant's evaluation
+ANTS = {"": "SubPO-M", "History": "SubPO-NM", "Modular": "ModPO"}
+
+
+def environment(task: str) -> str:
+    """rlsuite/GP3-v0 -> GP"""
+    return re.sub(r"^rlsuite/|\d*-v0$", "", task)
+
+
+def rows_of(results: Path) -> pd.DataFrame:
+    return pd.concat([pd.read_csv(results / f"subpo_{name}" / "rows.csv", low_memory=False) for name in TABLES])
+
+
+def runs_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The mean return of each run: environment, task, algorithm, seed, F."""
+    runs = rows.groupby(["task", "algorithm", "seed"], sort=False)["return"].mean().rename("F").reset_index()
+    return runs.assign(environment=runs.task.map(environment))
+
+
+def interval(runs: pd.DataFrame) -> statistics.Interval:
+    """Of one method in one environment: over instances where there are several, else over seeds."""
+    instances = runs.groupby("task").F.mean()
+    return statistics.student_t(instances if len(instances) > 1 else runs.F)
+
+
+# ---- planning
+
+
+def plan(out: Path) -> None:
+    found = []
+    for task in sorted(gym.registry):
+        if task.startswith("rlsuite/") and environment(task) in ENVIRONMENTS:
+            env = gym.make(task).unwrapped
+            found.append({"task": task, "greedy": greedy(env).F, "beam": beam(env, WIDTH).F})
+            print(found[-1], flush=True)
+    write_atomic(out / "oracles.csv", pd.DataFrame(found).to_csv(index=False, float_format="%.6g").encode())
+
+
+# ---- tables
+
+
+def tables(results: Path, out: Path) -> None:
+    rows = rows_of(results)
+    final = runs_of(rows[rows.phase == "final"])
+    oracles = pd.read_csv(out / "oracles.csv")
+    planned = (
+        oracles.assign(environment=oracles.task.map(environment)).groupby("environment")[["greedy", "beam"]].mean()
+    )
+    cells = {key: interval(part) for key, part in final.groupby(["environment", "algorithm"])}
+    lines = [["environment", *METHODS.values(), "greedy", "beam"]]
+    lines.append(["---"] * len(lines[0]))
+    records = []
+    for name, words in ENVIRONMENTS.items():
+        found = [cells[name, method] for method in METHODS]
+        lines.append([words, *(f"{x.value:.1f} ± {x.half_width:.1f}" for x in found)])
+        lines[-1] += [f"{planned.loc[name, column]:.1f}" for column in ("greedy", "beam")]
+        for method, x in zip(METHODS, found, strict=True):
+            records.append({"environment": name, "algorithm": method, "F": x.value, "low": x.low, "high": x.high})
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    write_atomic(out / "table.md", text.encode())
+    write_atomic(out / "table.csv", pd.DataFrame(records).to_csv(index=False, float_format="%.4f").encode())
+    print(text)
+    handles = [Line2D([], [], label=words, **line(method)) for method, words in METHODS.items()]
+    panels = [
+        Panel(words, partial(final_panel, name, cells, planned.loc[name]), rows=len(METHODS))
+        for name, words in ENVIRONMENTS.items()
+    ]
+    write_atomic(out / "final.png", png(panels, "F of sampled paths at the end (dotted: greedy; dashed: beam search)"))
+    curves = runs_of_positions(rows)
+    panels = [
+        Panel(words, partial(curve_panel, curves[curves.environment == name])) for name, words in ENVIRONMENTS.items()
+    ]
+    write_atomic(out / "curves.png", png(panels, "F of sampled paths", handles))
+
+
+def runs_of_positions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean over all runs of an environment at each evaluation: environment, algorithm, update, F."""
+    keys = ["environment", "algorithm", "update"]
+    return rows.assign(environment=rows.task.map(environment)).groupby(keys)["return"].mean().rename("F").reset_index()
+
+
+def line(method: str) -> dict[str, Any]:
+    index = list(METHODS).index(method)
+    style = "--" if "official" in method else "-"
+    return {"color": COLOURS[index % 3], "marker": MARKERS[index], "ls": style, "lw": 1.6, "ms": 4.5}
+
+
+def final_panel(name: str, cells: dict[Any, statistics.Interval], planned: pd.Series, axes: Any) -> None:
+    for row, method in enumerate(METHODS):
+        bar(axes, row, cells[name, method], line(method)["color"], line(method)["marker"])
+    axes.axvline(planned.greedy, color=INK, lw=1.0, ls=":")
+    axes.axvline(planned.beam, color=INK, lw=1.0, ls="--")
+    axes.set_yticks(range(len(METHODS)), list(METHODS.values()))
+    axes.set_ylim(len(METHODS) - 0.4, -0.6)
+    axes.set_xlabel("F: mean, 95 % t-interval")
+
+
+def curve_panel(curves: pd.DataFrame, axes: Any) -> None:
+    for method in METHODS:
+        part = curves[curves.algorithm == method]
+        axes.plot(part["update"] / 1e6, part.F, **line(method))
+    axes.set(xlabel="million environment steps", ylabel="F, mean of runs")
+
+
+# ---- pictures of paths
+
+
+def paths(results: Path, out: Path) -> None:
+    for name, words in ENVIRONMENTS.items():
+        task = f"rlsuite/{name}-v0" if f"rlsuite/{name}-v0" in gym.registry else f"rlsuite/{name}0-v0"
+        env: Any = gym.make(task).unwrapped
+        panels = []
+        for method, label in METHODS.items():
+            run = next(folder(results, method, task))
+            panels.append(played(env, label, sample(env, load_policy(run))))
+        best = beam(env, WIDTH)
+        panels.append(played(env, "beam search", (best.cells[None], np.array([best.F]))))
+        title = f"{words}: {PATHS} sampled paths from the white square (seed 0)"
+        write_atomic(out / f"paths_{name.lower()}.png", png(panels, title))
+
+
+def folder(results: Path, method: str, task: str) -> Iterator[Path]:
+    for place in results.glob("subpo_*/cells"):
+        yield from sorted(place.glob(f"{method}-{task.replace('/', '-')}-s0-*"))
+    raise SystemExit(f"no run of {method} on {task} with seed 0 is in {results}; run the tables first.")
+
+
+def sample(env: Any, policy: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Cells (PATHS, H) and F (PATHS,) of sampled paths."""
+    rng = np.random.default_rng(0)
+    seen, values = [], []
+    for _ in range(PATHS):
+        observation, info = env.reset(seed=0)
+        for _ in range(env.horizon - 1):
+            flat = gym.spaces.flatten(env.observation_space, observation)[None].astype(np.float32)
+            observation, _, _, _, info = env.step(int(policy.act(flat, rng.random(1))[0]))
+        seen.append(observation["path"])
+        values.append(info["F"])
+    return np.array(seen), np.array(values)
+
+
+def played(env: Any, label: str, found: tuple[np.ndarray, np.ndarray]) -> Panel:
+    """The field and the paths over it, a little beside each other so that how many there are can be seen."""
+    cells, values = found
+
+    def draw(axes: Any) -> None:
+        field = np.ma.masked_array(env.field, env.walls)
+        axes.set_facecolor("black")
+        axes.imshow(field, cmap="Greys_r", vmin=field.min() - 0.8 * (np.ptp(field) + 1e-9), aspect="equal")
+        rng = np.random.default_rng(0)
+        for path in cells:
+            row, column = np.divmod(path, env.columns) + (rng.uniform(-0.3, 0.3, (2, 1)) if len(cells) > 1 else 0.0)
+            axes.plot(column, row, color=COLOURS[1], lw=1.0, alpha=max(0.06, 3 / len(cells)) if len(cells) > 1 else 1.0)
+        axes.plot(*divmod(env.start, env.columns)[::-1], marker="s", color="white", mec=INK, ms=5)
+        axes.set(xticks=[], yticks=[], xlabel=f"F = {values.mean():.1f}")
+        axes.grid(False)
+
+    return Panel(label, draw, rows=6)
+
+
+# ---- the ant
+
+
+def ant(results: Path, out: Path) -> None:
+    """Every policy of the table in the environment that pays marginal gains, so that ModPO is judged by F too."""
+    found, panels = [], []
+    for suffix, label in ANTS.items():
+        spaces = "History" if suffix == "History" else ""
+        env_id = f"rlsuite/AntCoverage{spaces}-v0"
+        for run in sorted((results / "subpo_ant" / "cells").glob(f"ppo-rlsuite-AntCoverage{suffix}-v0-s*")):
+            policy = load_policy(run)
+            episodes = evaluate(policy.act, env_id, range(1 << 31, (1 << 31) + EPISODES))
+            covered = 25 + 10 * np.array([episode.total for episode in episodes])
+            lengths = np.array([episode.length for episode in episodes])
+            seed = int(re.findall(r"-s(\d+)-", run.name)[0])
+            record = {"method": label, "seed": seed, "cells": covered.mean(), "steps": lengths.mean()}
+            found.append(record)
+            if seed == 0:
+                panels.append(ground(policy, env_id, label))
+    table = pd.DataFrame(found)
+    write_atomic(out / "ant.csv", table.to_csv(index=False, float_format="%.2f").encode())
+    print(table.to_string(index=False))
+    write_atomic(out / "ant.png", png(panels, "Ant coverage: ground covered in one episode, and the way (seed 0)"))
+
+
+def ground(policy: Any, env_id: str, label: str) -> Panel:
+    env: Any = gym.make(env_id)
+    observation, _ = env.reset(seed=1 << 31)
+    way, ended = [env.unwrapped.data.qpos[:2].copy()], False
+    while not ended:
+        observation, _, terminated, truncated, _ = env.step(policy.act(observation[None].astype(np.float32))[0])
+        way.append(env.unwrapped.data.qpos[:2].copy())
+        ended = terminated or truncated
+    marked, x = env.unwrapped.ground.marked.copy(), np.array(way)
+
+    def draw(axes: Any) -> None:
+        axes.imshow(marked.T, origin="lower", extent=(-20, 20, -20, 20), cmap="Greens", vmax=2)
+        axes.plot(*x.T, color=INK, lw=1.0)
+        axes.set(xlabel=f"{int(marked.sum())} cells in {len(x) - 1} steps; metres")
+        axes.grid(False)
+
+    return Panel(label, draw, rows=7)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["oracles", "tables", "paths", "ant"])
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    arguments = parser.parse_args()
+    out = arguments.results / "subpo"
+    out.mkdir(parents=True, exist_ok=True)
+    jobs: dict[str, Callable[[], None]] = {
+        "oracles": partial(plan, out),
+        "tables": partial(tables, arguments.results, out),
+        "paths": partial(paths, arguments.results, out),
+        "ant": partial(ant, arguments.results, out),
+    }
+    jobs[arguments.what]()
+
+
+if __name__ == "__main__":
+    main()
