@@ -33,13 +33,13 @@ def register_envs() -> None:
     _register("Chain", "tabular:Chain", 15)
     _register("Enumerable", "enumerable:Enumerable", 4)
     _register("LQR", "lqr:LQR", 20)
-    _register("Coverage", "submodular_tasks:coverage")
-    _register("Bimodal", "submodular_tasks:coverage", weights="bimodal", horizon=40)
-    _register("TwoRooms", "submodular_tasks:two_rooms")
+    _register_grid("Coverage", "coverage")
+    _register_grid("Bimodal", "coverage", weights="bimodal", horizon=40)
+    _register_grid("TwoRooms", "two_rooms")
     for instance in range(10):
-        _register(f"GP{instance}", "submodular_tasks:coverage", weights="gp", horizon=40, instance=instance)
-        _register(f"Items{instance}", "submodular_tasks:items", instance=instance)
-        _register(f"DDesign{instance}", "submodular_tasks:d_design", instance=instance)
+        _register_grid(f"GP{instance}", "coverage", weights="gp", horizon=40, instance=instance)
+        _register_grid(f"Items{instance}", "items", instance=instance)
+        _register_grid(f"DDesign{instance}", "d_design", instance=instance)
 
 
 def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:
@@ -49,6 +49,11 @@ def _register(name: str, entry_point: str, max_episode_steps: int | None = None,
         max_episode_steps=max_episode_steps,
         kwargs=kwargs,
     )
+
+
+def _register_grid(name: str, task: str, **kwargs: Any) -> None:
+    """A registered grid pays F of its start with the first step, so that a return is F of the path."""
+    _register(name, f"submodular_tasks:{task}", initial_reward=True, **kwargs)
 
 
 register_envs()
