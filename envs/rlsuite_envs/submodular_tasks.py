@@ -1,8 +1,8 @@
 """The six grid tasks of Submodular Reinforcement Learning (arXiv 2307.13372), each a function that makes one.
 
 Every one passes what else it is given to `SubmodularGrid`; under the registered ids that is also `initial_reward`, so
-that a return is F of the path. The authors' instances are not shipped: those here are drawn
-by NumPy's default generator from the number of the instance.
+that a return is F of the path. The authors' instances are not shipped: those here are drawn by
+NumPy's default generator from the number of the instance.
 """
 
 from __future__ import annotations
