@@ -1,7 +1,8 @@
 """The six grid tasks of Submodular Reinforcement Learning (arXiv 2307.13372), each a function that makes one.
 
-Every one passes what else it is given to `SubmodularGrid`. The authors' instances are not shipped: those here are drawn
-by NumPy's default generator from the number of the instance.
+Every one passes what else it is given to `SubmodularGrid`; under the registered ids that is also `initial_reward`, so
+that a return is F of the path. The authors' instances are not shipped: those here are drawn by
+NumPy's default generator from the number of the instance.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ def posterior(observed: Array, noise_variance: float = 1e-3) -> Array:
 def gp_weights(instance: int) -> Array:
     """(30, 30) weights of 0 or more: 3 and a sample of the process after an observation of 0 at a point of [0, 10]^2.
 
-    A sample that goes below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its numbers
-    are rounded to six decimals, so that an instance hardly depends on the linear algebra of a machine.
+    A sample that goes below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its
+    numbers are rounded to six decimals, so that an instance hardly depends on the linear algebra of a machine.
     """
     rng = np.random.default_rng(instance)
     covariance = posterior(rng.uniform(0.0, 10.0, (1, 2)))

@@ -37,6 +37,7 @@ all_tasks = pytest.mark.parametrize(("name", "settings"), TASKS)
 
 
 def make(name: str, **settings) -> SubmodularGrid:
+    settings = {"initial_reward": False, **settings}
     return gym.make(f"rlsuite/{name}-v0", disable_env_checker=True, **settings).unwrapped
 
 
@@ -332,12 +333,12 @@ def test_the_specification_makes_the_same_environment(name, settings):
     spec = gym.make(f"rlsuite/{name}-v0", **settings).spec
     again = gym.make(EnvSpec.from_json(spec.to_json()), disable_env_checker=True).unwrapped
     actions = np.random.default_rng(7).integers(5, size=again.horizon - 1)
-    assert play(again, actions) == play(make(name, **settings), actions)
+    assert play(again, actions) == play(make(name, **settings), actions) and again.initial_reward
 
 
 @all_tasks
-def test_the_return_with_initial_reward_is_f(name, settings):
-    env, rng = make(name, **settings, initial_reward=True), np.random.default_rng(6)
+def test_the_return_under_a_registered_id_is_f(name, settings):
+    env, rng = gym.make(f"rlsuite/{name}-v0", **settings), np.random.default_rng(6)
     for seed in range(3):
         env.reset(seed=seed)
         total, truncated = 0.0, False
