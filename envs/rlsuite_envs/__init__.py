@@ -33,6 +33,8 @@ def register_envs() -> None:
     _register("Chain", "tabular:Chain", 15)
     _register("Enumerable", "enumerable:Enumerable", 4)
     _register("LQR", "lqr:LQR", 20)
+    for suffix, options in (("", {}), ("History", {"history": True}), ("Modular", {"reward": "additive"})):
+        _register(f"AntCoverage{suffix}", "ant_coverage:AntCoverage", 400, **options)
 
 
 def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:
