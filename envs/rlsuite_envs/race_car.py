@@ -18,7 +18,7 @@ SECONDS = 0.03  # of a step
 MASS, INERTIA, FRONT, REAR = 0.041, 27.8e-6, 0.029, 0.033  # kg, kg m^2, m from the centre of mass to the axles
 MOTOR, MOTOR_LOSS, ROLLING, DRAG = 0.287, 0.054527, 0.051891, 0.000348  # Cm1, Cm2, Cr0, Cr2
 FRONT_TYRE, REAR_TYRE = (2.579, 1.2, 1.05 * 0.192), (3.3852 / 1.2, 1.2691, 0.1737 * 1.2)  # Pacejka's B, C, D
-CRAWL = 0.1  # m/s, below which the motor at least holds the car
+CRAWL = 0.1  # m/s, up to which the motor at least keeps the speed
 SLOW, FAST = 0.3, 0.5  # m/s, between which the kinematic model fades into the dynamic one
 FOLD = 0.2  # least value of 1 - kappa d
 
@@ -87,7 +87,7 @@ def advance(state: Array, actions: Array) -> Array:
         return runge_kutta(dynamic, state, drive, steering)
     slip = np.arctan(REAR * np.tan(steering) / (FRONT + REAR))
     s, d, mu, v = runge_kutta(kinematic, np.stack([*state[:3], np.hypot(state[3], state[4])]), drive, slip)
-    v = np.maximum(v, 0.0)  # a full brake stops within a step
+    v = np.maximum(v, 0.0)  # a full brake can pass 0 within a step
     v_x = v * np.cos(slip)
     slow = np.stack([s, d, mu, v_x, v * np.sin(slip), v_x * np.tan(steering) / (FRONT + REAR)])
     if not share.any():
@@ -157,9 +157,10 @@ class RaceCar(gym.Env[Observations, NDArray[np.float32]]):
     the centre line, rad, the velocity v_x, v_y along the car's axes, m/s, and the yaw rate r, rad/s. The action (2,)
     float32 in [-1, 1] is D, the motor's duty cycle, and delta, the angle of the front wheels in rad; it acts for 0.03 s
     (one step of the Runge-Kutta method). Above 0.5 m/s the car has the dynamics of Liniger, Domahidi and Morari (arXiv
-    1711.07300), below 0.3 m/s, where those are singular, a kinematic model that cannot roll back, and a mixture of the
-    two states in between. With kappa(s), the curvature, 1 - kappa d is kept at 0.2 or more: at s = 9.2 the tabulated
-    edge lies beyond the centre of curvature, where a car would pass without end while it stands still.
+    1711.07300), below 0.3 m/s, where those are singular, a kinematic model, and a mixture of the two states in between.
+    The car cannot roll back: up to 0.1 m/s it keeps its speed at least. With kappa(s), the curvature, 1 - kappa d is
+    kept at 0.2 or more: at s = 9.2 the tabulated edge lies beyond the centre of curvature, where a car would pass
+    without end while it stands still.
 
     Observation (5,) float32: s, d, mu, v_x, v_y; the yaw rate is hidden. An episode starts at rest at s = 0 and d =
     0.1 or -0.1, terminates off the track and at s = 16.4, and its time limit is 700 steps. F = s, the track that was
@@ -172,7 +173,8 @@ class RaceCar(gym.Env[Observations, NDArray[np.float32]]):
 
     The picture (`rgb_array`) shows the track from above, the car's path on it and the car. It is drawn by integrating
     the curvature, of which every 0.2 m is tabulated, so that the ends of the lap miss each other by 0.26 m and 5
-    degrees, and one corner of an edge is folded. Neither is a part of the task, which knows only s and d.
+    degrees, two parts of the track touch, and one corner of an edge is folded. That is no part of the task, which knows
+    only s and d.
 
     Attributes: `cars`, a `RaceCars` of one, and `path`, the places (s, d) of the episode.
     """
@@ -201,8 +203,8 @@ class RaceCar(gym.Env[Observations, NDArray[np.float32]]):
         return observations[0], float(rewards[0]), bool(terminations[0]), False, self._info()
 
     def render(self) -> NDArray[np.uint8]:
-        """(height, width, 3)"""
-        frame = picture()
+        """(280, 300, 3)"""
+        frame = picture().copy()
         paint(frame, *position(*np.array(self.path).T)[:2], (70, 110, 190))
         s, d, mu = self.cars.state[:3, 0]
         x, y, heading = position(s, d)

@@ -66,8 +66,9 @@ def position(s: Array, d: Array) -> tuple[Array, Array, Array]:
     return x - d * np.sin(heading), y + d * np.cos(heading), heading
 
 
+@cache
 def picture() -> Picture:
-    """(280, 300, 3): the empty track."""
+    """(280, 300, 3): the empty track, to be copied before anything is painted on it."""
     frame = np.full((round(HEIGHT * PIXELS), round(WIDTH * PIXELS), 3), 255, np.uint8)
     s = np.arange(0.0, LENGTH, 0.5 / PIXELS)
     left, right = along(s, LEFT), along(s, RIGHT)

@@ -234,9 +234,9 @@ def make_slots(env_id: str, n: int, rows: int = 0) -> Slots:
 
 
 def own_slots(env_id: str, n: int) -> Slots | None:
-    """n copies that the class of an environment makes itself, in its attribute `slots`, if it has one.
+    """n copies that one of the suite's own environments brings along in the attribute `slots` of its class, if it does.
 
-    That is called with n, the time limit and the arguments of the registration, and the copies do what as many of
+    That is called with n, the time limit and the arguments of the registration. The copies do what as many of
     `gymnasium.make` would do, bit for bit, in less time.
     """
     spec = gym.registry.get(env_id.rpartition(":")[2])
