@@ -258,7 +258,7 @@ def make_env(env_id: str, **kwargs: Any) -> gym.Env:
     try:
         if module:
             importlib.import_module(module)
-        if re.search("mujoco|robotics", str(gym.spec(name).entry_point)):
+        if re.search("mujoco|robotics|ant_coverage", str(gym.spec(name).entry_point)):
             silence_mujoco()
         with warnings.catch_warnings():  # an older version is what was asked for, and stands in every row
             warnings.filterwarnings("ignore", message=".*is out of date")

@@ -11,7 +11,8 @@ from rlsuite.harness.config import load_algorithm, resolve
 from rlsuite.harness.environments import GymnasiumSlots, make_slots
 from rlsuite.harness.files import read_lines
 from rlsuite.harness.run import execute
-from rlsuite_envs.race_car import RaceCar, RaceCars, advance, dynamic, kinematic
+from rlsuite_envs import race_car
+from rlsuite_envs.race_car import RaceCar, RaceCars, advance, dynamic, kinematic, runge_kutta
 from rlsuite_envs.race_track import CURVATURE, LEFT, LENGTH, RIGHT, along, centre_line, on_track, position
 
 IDS = ("rlsuite/RaceCar-v0", "rlsuite/RaceCarModular-v0")
@@ -93,18 +94,30 @@ def test_the_dynamic_model_at_a_state_worked_out_by_hand():
     assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_between_the_models_states_are_mixed_by_speed():
-    """At 0.3 m/s and below all is kinematic, at 0.5 all dynamic; the yaw rate tells them apart."""
-    action = np.array([[0.5, 0.3]])
-    steps = []
-    for v in (0.2999999, 0.3, 0.4, 0.5, 0.5000001):
-        steps.append(advance(np.array([[0.0], [0], [0], [v], [0], [0]]), action)[5, 0])
-    assert steps[0] == pytest.approx(steps[1], rel=1e-5) and steps[3] == pytest.approx(steps[4], rel=1e-5)
-    kinematic_yaw = np.tan(0.3) / 0.062  # r / v_x
-    held = advance(np.array([[0.0], [0], [0], [0.3], [0], [0]]), action)
-    assert held[5, 0] / held[3, 0] == pytest.approx(kinematic_yaw)
-    fast = advance(np.array([[0.0], [0], [0], [0.5], [0], [0]]), action)
-    assert abs(fast[5, 0] / fast[3, 0] / kinematic_yaw - 1) > 0.05
+def test_between_the_models_states_are_mixed_by_speed(monkeypatch):
+    """At 0.3 m/s and below all is kinematic, at 0.5 all dynamic, at 0.35 a quarter of it."""
+
+    def after(v):
+        return advance(np.array([[0.0], [0.05], [0.1], [v], [0.01], [0.2]]), np.array([[0.5, 0.3]]))
+
+    speeds = (0.2, 0.3, 0.35, 0.5, 0.6)
+    mixed = [after(v) for v in speeds]
+    monkeypatch.setattr(race_car, "SLOW", 1.0)
+    monkeypatch.setattr(race_car, "FAST", 2.0)
+    slow = [after(v) for v in speeds]
+    monkeypatch.setattr(race_car, "SLOW", 0.01)
+    monkeypatch.setattr(race_car, "FAST", 0.02)
+    fast = [after(v) for v in speeds]
+    assert all(abs(one[5] / other[5] - 1) > 0.05 for one, other in zip(slow, fast, strict=True))
+    for state, one, other, share in zip(mixed, slow, fast, (0, 0, 0.25, 1, 1), strict=True):
+        assert state == pytest.approx(share * other + (1 - share) * one, rel=1e-12)
+
+
+def test_a_step_is_one_of_the_classical_runge_kutta_method():
+    """Of y' = -k y it makes the beginning of the exponential series, up to the fourth power of h = 0.03 k."""
+    h = np.array([[0.5, 1.0, 1.5]])
+    found = runge_kutta(lambda y: -h / 0.03 * y, np.ones((1, 3)))
+    assert found == pytest.approx(1 - h + h**2 / 2 - h**3 / 6 + h**4 / 24, rel=1e-12)
 
 
 def test_the_track_is_periodic_and_interpolated():
