@@ -50,6 +50,8 @@ def test_every_environment_is_in_the_lists_of_these_tests():
         "rlsuite/LineWorld-v0",
         "rlsuite/LQR-v0",
         *(f"rlsuite/PointMaze-{maze}-v0" for maze in ("UMaze", "Medium", "Large")),
+        *(f"rlsuite/AntCoverage{kind}-v0" for kind in ("", "History", "Modular")),
+        *(f"rlsuite/RaceCar{kind}-v0" for kind in ("", "Modular")),
     }
     assert ids == {*LIMITS} | others
     before = dict(gym.registry)
