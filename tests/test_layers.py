@@ -91,5 +91,5 @@ def test_the_environments_stand_alone():
         later = {"gymnasium_robotics"}  # when such an environment is made
         for module, at_top in imports(path):
             name = module.split(".")[0]
-            known = {"rlsuite_envs", "gymnasium", "numpy"} | sys.stdlib_module_names
+            known = {"rlsuite_envs", "gymnasium", "mujoco", "numpy"} | sys.stdlib_module_names
             assert name in known or (name in later and not at_top), module

@@ -42,6 +42,8 @@ def register_envs() -> None:
         _register_grid(f"DDesign{instance}", "d_design", instance=instance)
     for suffix, options in (("", {}), ("History", {"history": True}), ("Modular", {"reward": "additive"})):
         _register(f"AntCoverage{suffix}", "ant_coverage:AntCoverage", 400, **options)
+    _register("RaceCar", "race_car:RaceCar", 700)
+    _register("RaceCarModular", "race_car:RaceCar", 700, reward="additive")
 
 
 def _register(name: str, entry_point: str, max_episode_steps: int | None = None, **kwargs: Any) -> None:

@@ -52,6 +52,8 @@ def test_every_environment_is_in_the_lists_of_these_tests():
         *(f"rlsuite/PointMaze-{maze}-v0" for maze in ("UMaze", "Medium", "Large")),
         *(f"rlsuite/{task}-v0" for task in ("Coverage", "Bimodal", "TwoRooms")),
         *(f"rlsuite/{family}{instance}-v0" for family in ("GP", "Items", "DDesign") for instance in range(10)),
+        *(f"rlsuite/AntCoverage{kind}-v0" for kind in ("", "History", "Modular")),
+        *(f"rlsuite/RaceCar{kind}-v0" for kind in ("", "Modular")),
     }
     assert ids == {*LIMITS} | others
     before = dict(gym.registry)
