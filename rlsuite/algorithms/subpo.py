@@ -429,14 +429,18 @@ def settled(config: Config) -> Config:
     """The configuration with what the profile says filled in; UserError where its parts contradict each other."""
     profile = {k: v for k, v in PROFILES[config.profile].items() if getattr(config, k) == "profile"}
     c = replace(config, **profile)  # type: ignore[arg-type]
-    if c.paths < 2 and c.baseline == "batch":
-        raise UserError("a mean over the other paths needs --paths of at least 2; ask for more, or --baseline none.")
-    if c.paths < 1:
-        raise UserError(f"--paths is at least 1, not {c.paths}.")
+    if c.paths < 1 + (c.baseline == "batch"):
+        least = "2, of which each is compared with the other" if c.paths == 1 else "1"
+        raise UserError(f"--paths is at least {least}, not {c.paths}.")
     if c.credit == "gae" and c.baseline != "value":
         raise UserError("--credit gae is built on a value network; add --baseline value.")
     if not c.hidden:
-        raise UserError("--hidden names the width of at least one layer.")
+        raise UserError("--hidden names no width; give that of one layer or more.")
+    for flag, value in (("max-kl", c.max_kl), ("damping", c.damping), ("gae-lambda", c.gae_lambda)):
+        if not 0 < value <= 1:
+            raise UserError(f"--{flag} is above 0 and at most 1, not {value:g}.")
+    if c.entropy_weight < 0:
+        raise UserError(f"--entropy-weight is at least 0, not {c.entropy_weight:g}.")
     return c
 
 
