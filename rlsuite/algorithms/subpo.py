@@ -271,6 +271,13 @@ def divergence(old: Tensor, log_probs: Tensor) -> Tensor:
     return (old.exp() * (old - log_probs)).sum(-1).mean((1, 2))
 
 
+def fisher(log_probs: Tensor, parameters: Sequence[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
+    """v (R, d) -> (F + damping I) v, with F the mean Fisher information of log-probabilities (R, T, B, 5)."""
+    change = divergence(log_probs.detach(), log_probs).sum()
+    slopes = flat(torch.autograd.grad(change, parameters, create_graph=True))
+    return lambda v: flat(torch.autograd.grad((slopes * v).sum(), parameters, retain_graph=True)) + damping * v
+
+
 @dataclass(frozen=True)
 class Paths:
     """B paths of each of R runs: cells (R, H, B), the rest (R, H - 1, B) or (R, B)."""
@@ -384,16 +391,10 @@ class SubPO:
     ) -> dict[str, Array]:
         """Go sqrt(2 max_kl / x F x) x, F x = -grad L, or less where that is too far; gives the KL divergence (R,)."""
         c, parameters = self.config, list(self.policy.parameters())
-        old = log_probs.detach()
         gradient = flat(torch.autograd.grad(loss.sum(), parameters, retain_graph=True))
-        slopes = flat(torch.autograd.grad(divergence(old, log_probs).sum(), parameters, create_graph=True))
-
-        def fisher(v: Tensor) -> Tensor:
-            product = torch.autograd.grad((slopes * v).sum(), parameters, retain_graph=True)
-            return flat(product) + c.damping * v
-
-        x = conjugate_gradient(fisher, -gradient)
-        curvature = (x * fisher(x)).sum(1, keepdim=True).clamp_min(TINY)
+        product, old = fisher(log_probs, parameters, c.damping), log_probs.detach()
+        x = conjugate_gradient(product, -gradient)
+        curvature = (x * product(x)).sum(1, keepdim=True).clamp_min(TINY)
         step = (2 * c.max_kl / curvature).sqrt() * x
         start, before = flat(parameters).detach(), self.loss(old, actions, weights, old)[0]
         for _ in range(TRIES):

@@ -1,4 +1,4 @@
-"""SubPO where the answers are known: enumerated paths, dense features, modular rewards, and numbers of the paper's tasks."""
+"""SubPO where the answers are known: enumerated paths, dense features, modular rewards, the numbers of the tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlsuite.algorithms.subpo import Config, Policy, SubPO, centred, credit, divergence, first_visits, settled
+from rlsuite.algorithms.subpo import Config, Policy, SubPO, centred, credit, divergence, first_visits, fisher, settled
 from rlsuite.errors import UserError
 from rlsuite.harness.config import load_algorithm, resolve
 from rlsuite.harness.environments import make_env
@@ -77,9 +77,8 @@ def test_unbiased_credit_gives_the_gradient(cycle):
 
 
 def test_a_baseline_of_the_history_leaves_the_gradient(cycle):
-    history = np.stack(
-        [np.sin(1.0 + (cycle.cells[: h + 1] * 3.0 ** np.arange(h + 1)[:, None]).sum(0)) for h in range(3)]
-    )
+    codes = (cycle.cells[:3] * 4 ** np.arange(3)[:, None]).cumsum(0)  # a number for each history
+    history = np.sin(1.0 + codes)
     weights = credit(cycle.gains, cycle.initial, "rtg")
     assert torch.allclose(cycle.estimate(weights - history), cycle.gradient(), rtol=0, atol=1e-12)
     own = credit(cycle.gains, cycle.initial, "gae", history, 1.0)
@@ -110,21 +109,15 @@ def test_a_baseline_of_few_paths_leaves_each_path_out():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_stationary_point_of_a_bandit_task_is_worth_half_of_the_best_set(seed):
-    """Every cell is one move away and the policy sees the time alone: 1/2 always, and 1 - 1/e with plain ascent here."""
+def test_a_stationary_point_of_a_bandit_task_is_near_the_best_set(seed):
+    """Every cell is one move away and the policy sees the time alone. Theory says 1/2; here it is 1 - 1/e."""
     rng = np.random.default_rng(seed)
-    covers = rng.random((5, 8)) < 0.35
+    covers, weights = rng.random((5, 8)) < 0.35, rng.uniform(0.1, 1.0, 8)
     covers[0] = False  # the start is worth nothing
-    task = Enumerated(np.tile(np.arange(5), (5, 1)), covers, rng.uniform(0.1, 1.0, 8), 4)
+    task = Enumerated(np.tile(np.arange(5), (5, 1)), covers, weights, 4)
     ascend(task)
-    best = max(covers[list(chosen)].any(0) @ task_weights(rng, seed) for chosen in product(range(5), repeat=3))
+    best = max(covers[list(chosen)].any(0) @ weights for chosen in product(range(5), repeat=3))
     assert task.objective(task.theta) >= (1 - 1 / np.e) * best
-
-
-def task_weights(rng: np.random.Generator, seed: int) -> Array:
-    rng = np.random.default_rng(seed)
-    rng.random((5, 8))
-    return rng.uniform(0.1, 1.0, 8)
 
 
 def test_without_curvature_ascent_finds_the_optimum():
@@ -134,18 +127,17 @@ def test_without_curvature_ascent_finds_the_optimum():
     assert task.objective(task.theta).item() == pytest.approx(1.9, abs=0.02)
 
 
-def ascend(task: Enumerated, steps: int = 1500) -> None:
+def ascend(task: Enumerated) -> None:
     """Climb along the estimator, tied over the cells, so that the policy sees the time alone."""
     weights = credit(task.gains, task.initial, "rtg")
+    hours, _, choices = task.theta.shape
+    noise = np.random.default_rng(0).standard_normal((hours, 1, choices))
     with torch.no_grad():
-        task.theta.zero_()
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        task.theta += 0.1 * torch.randn(task.theta.shape[0], 1, task.theta.shape[2], generator=rng)
-    for _ in range(steps):
+        task.theta[:] = torch.from_numpy(0.1 * noise)
+    for _ in range(1500):
         gradient = task.estimate(weights).sum(1, keepdim=True)
         with torch.no_grad():
-            task.theta += 1.0 * gradient
+            task.theta += gradient
 
 
 # The networks
@@ -312,7 +304,7 @@ def test_chosen_actions_are_learnt_from_where_others_are_executed():
     env = grid(stochasticity=0.5)
     agent = learner(env, paths=200)
     with torch.no_grad():
-        agent.policy.bias3[:] = torch.tensor([-50.0, 50.0, -50.0, -50.0, -50.0])
+        agent.policy.bias2[:] = torch.tensor([-50.0, 50.0, -50.0, -50.0, -50.0])
     agent.twins = [Overwriting(twin) for twin in agent.twins]
     paths = agent.play()
     assert (paths.actions == 1).all()
@@ -382,18 +374,20 @@ def test_variance_falls_with_what_credit_leaves_out():
 
 
 def test_credit_matters_in_two_rooms():
-    """At a third of the paths and half of the epochs of the authors: 33, 23 and 4; a random walk is at 18."""
+    """At a sixth of the authors' paths; a random walk has 18. The printed credit covers a room, that of the authors'
+    script not nearly, and ModPO parks on a cell that is as good as its neighbours.
+    """
 
-    def last(**settings) -> dict[str, Array]:
-        agent = learner(grid(), (0, 1), paths=1000, profile="official", learning_rate=2e-2, **settings)
-        for _ in range(70):
-            metrics = agent.update()
-        return metrics
+    def trained(**settings) -> tuple[Array, Array]:
+        agent = learner(grid(), (0, 1, 2, 3), paths=500, profile="official", learning_rate=2e-2, **settings)
+        last = [agent.update() for _ in range(40)][-5:]
+        return np.mean([m["F"] for m in last], 0), last[-1]["distinct_cells"]
 
-    whole, myopic, modular = last(credit="rtg"), last(), last(reward="mod")
-    assert whole["F"].min() > 28
-    assert myopic["F"].max() < 26 and (whole["F"] > myopic["F"] + 5).all()
-    assert modular["F"].max() < 6 and modular["distinct_cells"].max() < 2 and whole["distinct_cells"].min() > 14
+    whole, cells = trained(credit="rtg")
+    myopic, _ = trained()
+    modular, parked = trained(reward="mod")
+    assert whole.mean() > 28 and whole.mean() > myopic.mean() + 6 and cells.min() > 12
+    assert modular.max() < 18.5 and parked.max() < 10
 
 
 # The natural gradient
@@ -409,44 +403,34 @@ def test_conjugate_gradients_agree_with_the_fisher_matrix():
     paths = agent.play()
     cells, new = torch.from_numpy(paths.cells[:, :-1]), torch.from_numpy(paths.fresh[:, :-1]).double()
     log_probs = policy.log_probs(cells, new)
-    rows = log_probs.reshape(-1, 5)
-    d = flat(parameters).shape[1]
-    fisher = torch.zeros(d, d, dtype=torch.float64)
-    for row in rows[::37]:
+    places = log_probs.reshape(1, 1, -1, 5)[:, :, ::37]
+    expected = 1e-3 * torch.eye(flat(parameters).shape[1], dtype=torch.float64)
+    for row in places[0, 0]:
         scores = torch.stack([flat(torch.autograd.grad(p, parameters, retain_graph=True))[0] for p in row])
-        fisher += scores.T @ (row.detach().exp()[:, None] * scores) / len(rows[::37])
-
-    def mean_kl() -> Tensor:
-        return (rows.detach().exp() * (rows.detach() - rows)).sum(-1)[::37].mean()[None]
-
-    slopes = flat(torch.autograd.grad(mean_kl().sum(), parameters, create_graph=True))
-
-    def times(v: Tensor) -> Tensor:
-        return flat(torch.autograd.grad((slopes * v).sum(), parameters, retain_graph=True)) + 1e-3 * v
-
-    v = torch.randn(1, d, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    matrix = fisher + 1e-3 * torch.eye(d, dtype=torch.float64)
-    assert torch.allclose(times(v)[0], matrix @ v[0], rtol=1e-8, atol=1e-12)
-    x = conjugate_gradient(times, v, 200, 1e-16)
-    assert torch.linalg.norm(x[0] - torch.linalg.solve(matrix, v[0])) < 1e-4 * torch.linalg.norm(x)
+        expected += scores.T @ (row.detach().exp()[:, None] * scores) / places.shape[2]
+    product = fisher(places, parameters, 1e-3)
+    v = torch.from_numpy(np.random.default_rng(0).standard_normal((1, len(expected))))
+    assert torch.allclose(product(v)[0], expected @ v[0], rtol=1e-8, atol=1e-12)
+    x = conjugate_gradient(product, v, 200, 1e-16)
+    assert torch.linalg.norm(x[0] - torch.linalg.solve(expected, v[0])) < 1e-4 * torch.linalg.norm(x)
 
 
 @pytest.mark.parametrize("policy", ["M", "NM", "GRU"])
 def test_a_natural_step_is_as_long_as_it_may_be(policy):
-    agent = learner(grid(), (0, 1), paths=200, policy=policy, step="npg", max_kl=0.02, learning_rate=0.0)
+    agent = learner(grid(), (0, 1), paths=500, policy=policy, step="npg", max_kl=0.01, learning_rate=0.0)
     before = flat(list(agent.policy.parameters())).detach()
-    for _ in range(3):
+    for _ in range(2):
         metrics = agent.update()
-        assert ((metrics["kl"] > 0.5 * 0.02) & (metrics["kl"] < 1.5 * 0.02)).all()
+        assert ((metrics["kl"] > 0.5 * 0.01) & (metrics["kl"] < 1.5 * 0.01)).all()
     assert not torch.equal(before, flat(list(agent.policy.parameters())))
 
 
 def test_natural_steps_climb_faster():
-    """With a network and a budget of the same size; 100 epochs of Adam end at 30."""
-    agent = learner(grid(), paths=300, step="npg", features="raw")
+    """What Adam has after 140 epochs with six times as many paths, 38 to 42."""
+    agent = learner(grid(), paths=500, step="npg")
     for _ in range(30):
         metrics = agent.update()
-    assert metrics["F"][0] > 34
+    assert metrics["F"][0] > 38
 
 
 def test_a_step_that_cannot_improve_is_not_taken():
