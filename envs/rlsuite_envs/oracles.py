@@ -22,15 +22,16 @@ class Path(NamedTuple):
 
 
 def greedy(env: SubmodularGrid) -> Path:
-    """At each step the move with the largest gain; of equal ones the first in the order of actions."""
+    """At each step the move with the largest gain, which is a beam of width 1."""
     return beam(env, 1)
 
 
 def beam(env: SubmodularGrid, width: int) -> Path:
     """The best of the paths that remain if after each step only the `width` best with different cells are kept.
 
-    Paths that end in the same cell and have visited the same cells count as one, the best of them. Raises ValueError
-    for a width below 1, a stochastic environment, and a set function without `select`.
+    Paths that end in the same cell and have visited the same cells count as one, the best of them. Which of equally
+    good paths remain is decided by a fixed draw. A wider beam is not always better. Raises ValueError for a width below
+    1, a stochastic environment, and a set function without `select`.
     """
     if width < 1:
         raise ValueError(f"a beam has a width of 1 or more, not {width}.")
@@ -52,7 +53,7 @@ def beam(env: SubmodularGrid, width: int) -> Path:
         cells, actions = np.column_stack([cells[rows], arrived]), np.column_stack([actions[rows], moves])
         new = ~(cells[:, :-1] == arrived[:, None]).any(1)
         F, visited = F[rows] + gains, visited[rows] ^ np.where(new, marks[arrived], 0)
-        order = np.argsort(-F, kind="stable")
+        order = np.lexsort((visited ^ marks[arrived], -F.round(9)))  # in the order of moves, equals would be all alike
         _, first = np.unique(np.stack([visited, arrived])[:, order], axis=1, return_index=True)
         kept = order[np.sort(first)[:width]]
         batch.select(kept)

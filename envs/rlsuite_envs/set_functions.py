@@ -52,37 +52,37 @@ class Coverage:
         """`weights` and `free` have a number per cell, (rows, columns) or flat. Raises ValueError for others."""
         cells = rows * columns
         weights = np.asarray(weights, np.float64).ravel()
-        open_cells = np.ones(cells, bool) if free is None else np.asarray(free, bool).ravel()
+        allowed = np.ones(cells, bool) if free is None else np.asarray(free, bool).ravel()
         if disc not in BLOCKS:
             raise ValueError(f"a disc is 'small' or 'large', not {disc!r}.")
-        if weights.size != cells or open_cells.size != cells or not (weights >= 0.0).all():
+        if weights.size != cells or allowed.size != cells or not (weights >= 0.0).all():
             raise ValueError(f"Coverage needs {rows} x {columns} weights of 0 or more, and as many entries of `free`.")
         side, counts = BLOCKS[disc]
         row, column = np.divmod(np.arange(cells)[:, None], columns)
         down, right = np.divmod(np.arange(side * side), side)
         inside = (row + down < rows) & (column + right < columns)
         block = np.where(inside, (row + down) * columns + column + right, 0)
-        inside &= open_cells[block]
+        inside &= allowed[block]
         self._weights: Array = np.where(inside, weights[block], 0.0)
         self._block = np.where(inside, block, cells)  # a last column, of weight 0, stands for all that is not there
         self.additive: Array = (self._weights * counts.ravel()).sum(1)
 
     def reset(self, batch: int) -> None:
         width = len(self._block) + 1
-        self._open = np.ones((batch, width), bool)
+        self._uncovered = np.ones((batch, width), bool)
         self._first = np.arange(0, batch * width, width)[:, None]
 
     def gain(self, states: Cells) -> Array:
         entries = self._block.take(states, 0) + self._first
-        bitmap = self._open.ravel()
+        bitmap = self._uncovered.ravel()
         gains: Array = (self._weights.take(states, 0) * bitmap.take(entries)).sum(1)
         bitmap[entries] = False
         return gains
 
     def select(self, rows: Cells) -> None:
-        chosen = self._open[rows]
+        chosen = self._uncovered[rows]
         self.reset(len(rows))
-        self._open = chosen
+        self._uncovered = chosen
 
 
 class ItemCollection:
@@ -135,11 +135,13 @@ class DOptimalDesign:
             raise ValueError("a DOptimalDesign needs a symmetric covariance (N, N) and a noise variance above 0.")
         self._covariance, self._noise = covariance, noise_variance
         self.additive: Array = 0.5 * np.log1p(np.diag(covariance) / noise_variance)
+        self._states: Cells = np.empty((1, 0), np.int64)
+        self._columns: Array = np.empty((1, 1, 0))  # [j, i] is L_ij, so that a column's rows lie side by side
 
     def reset(self, batch: int) -> None:
         self._length = 0
-        self._states = np.empty((1, batch), np.int64)
-        self._columns: Array = np.empty((1, 1, batch))  # [j, i] is L_ij, so that a column's rows lie side by side
+        if self._states.shape[1] != batch:
+            self._states, self._columns = np.empty((1, batch), np.int64), np.empty((1, 1, batch))
 
     def gain(self, states: Cells) -> Array:
         m = self._length
@@ -152,6 +154,7 @@ class DOptimalDesign:
             w[j] /= self._columns[j, j]
             w[j + 1 :] -= self._columns[j, j + 1 : m] * w[j]
             variance -= w[j] * w[j]
+        variance = np.maximum(variance, self._noise)  # it is no less, but for rounding
         self._states[m] = states
         self._columns[:m, m] = w
         self._columns[m, m] = np.sqrt(variance)
@@ -159,7 +162,7 @@ class DOptimalDesign:
         return np.asarray(0.5 * np.log(variance / self._noise))
 
     def select(self, rows: Cells) -> None:
-        self._states, self._columns = self._states[:, rows], self._columns[:, :, rows]
+        self._states, self._columns = self._states.take(rows, 1), self._columns.take(rows, 2)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DOptimalDesign:
         """Many environments can share the one large matrix, which never changes."""

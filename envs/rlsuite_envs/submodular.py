@@ -180,8 +180,8 @@ class SubmodularBatch:
         self.t = 0
         self.cells: Cells = np.full(self.n, self.start)
         self.function.reset(self.n)
-        self.initial_gain = self.function.gain(self.cells)
-        if np.shape(self.initial_gain) != (self.n,) or not np.isfinite(self.initial_gain).all():
+        self.initial_gain = self._gain()
+        if self.initial_gain.shape != (self.n,) or not np.isfinite(self.initial_gain).all():
             raise ValueError(
                 f"the set function's `gain` of {self.n} states is {self.initial_gain!r}; return an array of "
                 f"{self.n} finite numbers."
@@ -200,13 +200,16 @@ class SubmodularBatch:
             actions = self._executed(actions, uniforms)
         self.cells = self.next_cell[self.cells, actions]
         self.t += 1
-        return self.cells, self.function.gain(self.cells), self._additive[self.cells]
+        return self.cells, self._gain(), self._additive[self.cells]
 
     def select(self, rows: Cells) -> None:
         """Go on with these paths (m,), in this order and with repetition. The set function needs `select` for it."""
         self.n = len(rows)
         self.cells, self.initial_gain = self.cells[rows], self.initial_gain[rows]
         self.function.select(rows)
+
+    def _gain(self) -> Array:
+        return np.asarray(self.function.gain(self.cells), np.float64)
 
     def _executed(self, actions: Cells, uniforms: Array | None) -> Cells:
         """A uniform below p replaces the action; where in [0, p) it lies is uniform again, and says by which."""

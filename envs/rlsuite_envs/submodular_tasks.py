@@ -1,7 +1,8 @@
 """The six grid tasks of Submodular Reinforcement Learning (arXiv 2307.13372), each a function that makes one.
 
-Every one passes what else it is given to `SubmodularGrid`. The authors' instances are not shipped: those here are drawn
-by NumPy's default generator from the number of the instance.
+Every one passes what else it is given to `SubmodularGrid`; under the registered ids that is also `initial_reward`, so
+that a return is F of the path. The authors' instances are not shipped: those here are drawn by
+NumPy's default generator from the number of the instance.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ def two_rooms(horizon: int = 40, disc: str = "small", **settings: Any) -> Submod
     """
     walls = np.zeros((7, 14), bool)
     walls[np.ix_([0, 1, 4, 5, 6], range(4, 10))] = True
-    field = (~walls).astype(np.float64)
-    function = Coverage(field, *walls.shape, disc, free=~walls)
-    return SubmodularGrid(*walls.shape, horizon, function, walls=walls, field=field, **settings)
+    free = ~walls
+    function = Coverage(np.ones(free.size), *free.shape, disc, free)
+    return SubmodularGrid(*free.shape, horizon, function, walls=walls, field=free.astype(np.float64), **settings)
 
 
 def items(instance: int = 0, horizon: int = 40, **settings: Any) -> SubmodularGrid:
@@ -119,10 +120,10 @@ def posterior(observed: Array, noise_variance: float = 1e-3) -> Array:
 
 @cache
 def gp_weights(instance: int) -> Array:
-    """(30, 30) positive weights: 3 and a sample of the process after one observation of 0 at a point of [0, 10]^2.
+    """(30, 30) weights of 0 or more: 3 and a sample of the process after an observation of 0 at a point of [0, 10]^2.
 
-    A sample below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its numbers
-    are rounded to six decimals, so that an instance hardly depends on the linear algebra of a machine.
+    A sample that goes below -3 is lifted to a minimum of 0 instead. The jitter of its Cholesky factor is 1e-6, and its
+    numbers are rounded to six decimals, so that an instance hardly depends on the linear algebra of a machine.
     """
     rng = np.random.default_rng(instance)
     covariance = posterior(rng.uniform(0.0, 10.0, (1, 2)))

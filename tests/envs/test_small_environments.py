@@ -50,6 +50,8 @@ def test_every_environment_is_in_the_lists_of_these_tests():
         "rlsuite/LineWorld-v0",
         "rlsuite/LQR-v0",
         *(f"rlsuite/PointMaze-{maze}-v0" for maze in ("UMaze", "Medium", "Large")),
+        *(f"rlsuite/{task}-v0" for task in ("Coverage", "Bimodal", "TwoRooms")),
+        *(f"rlsuite/{family}{instance}-v0" for family in ("GP", "Items", "DDesign") for instance in range(10)),
     }
     assert ids == {*LIMITS} | others
     before = dict(gym.registry)
