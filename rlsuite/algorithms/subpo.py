@@ -39,6 +39,7 @@ be side by side (`SubPO`); a command trains one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -53,7 +54,7 @@ from rlsuite.errors import UserError
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
 from rlsuite.kernels.distributions import Categorical
-from rlsuite.kernels.stacked import assign, conjugate_gradient, flat, gather, gru, mlp, uniform
+from rlsuite.kernels.stacked import assign, conjugate_gradient, divergence, fisher, flat, gather, gru, mlp, uniform
 
 Array = np.ndarray
 TRIES, TINY = 10, 1e-30  # of the line search; below what a step has no curvature
@@ -238,7 +239,7 @@ def credit(gains: Array, initial: Array, rule: str, values: Array | None = None,
 
     Args:
         gains: g_h, (..., T, B)
-        initial: F({s_0}), (..., B)
+        initial: F({s_0}), (..., B) or (..., 1)
         values: V_h, (..., T, B), for gae; it is 0 after the last step
         decay: lambda of gae
     """
@@ -266,18 +267,6 @@ def centred(weights: Array) -> Array:
     return rest * (n / (n - 1)) if n < FEW else rest
 
 
-def divergence(old: Tensor, log_probs: Tensor) -> Tensor:
-    """Mean KL(old || new), (R,), of log-probabilities (R, T, B, 5)."""
-    return (old.exp() * (old - log_probs)).sum(-1).mean((1, 2))
-
-
-def fisher(log_probs: Tensor, parameters: Sequence[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
-    """v (R, d) -> (F + damping I) v, with F the mean Fisher information of log-probabilities (R, T, B, 5)."""
-    change = divergence(log_probs.detach(), log_probs).sum()
-    slopes = flat(torch.autograd.grad(change, parameters, create_graph=True))
-    return lambda v: flat(torch.autograd.grad((slopes * v).sum(), parameters, retain_graph=True)) + damping * v
-
-
 @dataclass(frozen=True)
 class Paths:
     """B paths of each of R runs: cells (R, H, B), the rest (R, H - 1, B) or (R, B)."""
@@ -288,7 +277,6 @@ class Paths:
     gains: Array  # float64
     additive: Array  # float64, what ModPO is paid
     initial: Array  # F({s_0})
-    initial_additive: Array
 
     @property
     def worth(self) -> Array:
@@ -312,7 +300,7 @@ class SubPO:
             raise UserError("the runs side by side have grids of different shapes or horizons; train them one by one.")
         self.horizon = first.horizon
         self.twins = [grid.batch(c.paths) for grid in grids]
-        self.worth_of_start = np.array([grid.function.additive[grid.start] for grid in grids])
+        self.additive_starts = np.array([[grid.function.additive[grid.start]] for grid in grids])
         self.choices, self.moves = ([stream(name) for stream in streams] for name in ("actions", "environment"))
         shape = (c.policy, c.features, first.rows, first.columns, first.horizon, c.hidden)
         self.policy = Policy(*shape, rngs=[stream("init") for stream in streams])
@@ -340,8 +328,7 @@ class SubPO:
             for r, twin in enumerate(self.twins):
                 cells[r, h + 1], gains[r, h], additive[r, h] = twin.step(actions[r, h].copy(), moves[r, h])
         new[:, -1] = first_visit(cells, steps)
-        start = np.broadcast_to(self.worth_of_start[:, None], initial.shape)
-        return Paths(cells, new, actions, gains, additive, initial, start)
+        return Paths(cells, new, actions, gains, additive, initial)
 
     def update(self) -> dict[str, Array]:
         """One epoch; gives metrics (R,)."""
@@ -353,7 +340,7 @@ class SubPO:
         loss, entropy = self.loss(log_probs, actions, weights)
         if self.config.step == "adam":
             self.optimizer.step(loss.sum())
-            of_step = {}
+            of_step: dict[str, Array] = {}
         else:
             of_step = self.natural_step(log_probs, loss, (cells, new), actions, weights)
         self.epoch += 1
@@ -364,27 +351,25 @@ class SubPO:
             "F_min": paths.worth.min(1),
             "distinct_cells": paths.fresh.sum(1).mean(1),
             "entropy": entropy.detach().numpy(),
-            "parameter_norm": torch.linalg.vector_norm(flat(list(self.policy.parameters())), dim=1).detach().numpy(),
+            "parameter_norm": flat(list(self.policy.parameters())).detach().norm(dim=1).numpy(),
         }
 
     def weigh(self, paths: Paths, cells: Tensor, new: Tensor) -> Array:
         """(w_h - b_h) / (2 (H + 1)), (R, H - 1, B)."""
-        c, values = self.config, None
-        gains, initial = paths.gains, paths.initial
+        c, values, rewards, first = self.config, None, paths.gains, paths.initial
         if c.reward == "mod":
-            gains, initial = paths.additive, paths.initial_additive
+            rewards, first = paths.additive, self.additive_starts
         if c.baseline == "value":
             predicted = self.value(cells, new)[0][..., 0]
             values = predicted.detach().numpy().astype(np.float64)
-        weights = credit(gains, initial, c.credit, values, c.gae_lambda)
+        weights = credit(rewards, first, c.credit, values, c.gae_lambda)
         if values is not None:
             target = weights + values if c.credit == "gae" else weights
             error = predicted - torch.from_numpy(target.astype(np.float32))
             self.value_optimizer.step(error.square().mean((1, 2)).sum())
             weights = target - values
-        if c.baseline == "batch":
-            weights = centred(weights)
-        return weights / (2 * (self.horizon + 1))
+        weights = centred(weights) if c.baseline == "batch" else weights
+        return np.asarray(weights / (2 * (self.horizon + 1)))
 
     def natural_step(
         self, log_probs: Tensor, loss: Tensor, inputs: tuple[Tensor, Tensor], actions: Tensor, weights: Tensor
@@ -414,8 +399,8 @@ class SubPO:
     def loss(
         self, log_probs: Tensor, actions: Tensor, weights: Tensor, old: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """L and the mean entropy, both (R,); with the ratio of probabilities to `old` ones for the log-probability,
-        which has the same gradient there, and says more of what a step has brought.
+        """L and the mean entropy, both (R,). With `old`, ratios of probabilities stand for log-probabilities, as the
+        gradient there is the same, and they say what a step has brought.
         """
         chosen = log_probs.gather(-1, actions[..., None])[..., 0]
         if old is not None:
@@ -430,18 +415,17 @@ def settled(config: Config) -> Config:
     """The configuration with what the profile says filled in; UserError where its parts contradict each other."""
     profile = {k: v for k, v in PROFILES[config.profile].items() if getattr(config, k) == "profile"}
     c = replace(config, **profile)  # type: ignore[arg-type]
-    if c.paths < 1 + (c.baseline == "batch"):
-        least = "2, of which each is compared with the other" if c.paths == 1 else "1"
-        raise UserError(f"--paths is at least {least}, not {c.paths}.")
     if c.credit == "gae" and c.baseline != "value":
         raise UserError("--credit gae is built on a value network; add --baseline value.")
-    if not c.hidden:
-        raise UserError("--hidden names no width; give that of one layer or more.")
-    for flag, value in (("max-kl", c.max_kl), ("damping", c.damping), ("gae-lambda", c.gae_lambda)):
-        if not 0 < value <= 1:
-            raise UserError(f"--{flag} is above 0 and at most 1, not {value:g}.")
-    if c.entropy_weight < 0:
-        raise UserError(f"--entropy-weight is at least 0, not {c.entropy_weight:g}.")
+    if c.baseline == "batch" and c.paths == 1:
+        raise UserError("--baseline batch compares a path with others, and --paths 1 has none; change one of the two.")
+    for flag, value, most in (("max-kl", c.max_kl, 1), ("damping", c.damping, 1), ("paths", c.paths, math.inf)):
+        if not 0 < value <= most:
+            raise UserError(f"--{flag} is above 0{' and at most 1' * (most == 1)}, not {value:g}.")
+    if not (0 <= c.gae_lambda <= 1 and c.entropy_weight >= 0 and c.hidden):
+        raise UserError(
+            "--gae-lambda lies between 0 and 1, --entropy-weight is at least 0, and --hidden names a width."
+        )
     return c
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
-from rlsuite.kernels.stacked import assign, conjugate_gradient, flat, gather, gru, mlp, uniform
+from rlsuite.kernels.stacked import assign, conjugate_gradient, divergence, flat, gather, gru, mlp, uniform
 
 
 def streams(runs: int) -> list[np.random.Generator]:
@@ -72,3 +73,8 @@ def test_conjugate_gradients_solve_the_system_of_each_run():
     assert torch.allclose(x, torch.linalg.solve(matrices, b), rtol=1e-8, atol=1e-12)
     alone = conjugate_gradient(lambda v: (matrices[2:] @ v[..., None])[..., 0], b[2:], 40, 1e-24)
     assert torch.allclose(x[2:], alone, rtol=1e-10)
+
+
+def test_divergence_is_that_of_distributions():
+    old, new = (torch.tensor([[[p]]]).log() for p in ([0.5, 0.25, 0.25], [0.25, 0.25, 0.5]))
+    assert divergence(old, new).item() == pytest.approx(0.25 * np.log(2))
