@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -294,18 +294,18 @@ class SubPO:
     """
 
     def __init__(self, grids: Sequence[Any], config: Config, streams: Sequence[Callable[[str], Any]]) -> None:
-        self.config = c = settled(config)
+        self.config = c = config
+        self.credit, self.baseline, features = choices(config)
         first = grids[0]
         if len({(grid.rows, grid.columns, grid.horizon) for grid in grids}) > 1:
             raise UserError("the runs side by side have grids of different shapes or horizons; train them one by one.")
         self.horizon = first.horizon
         self.twins = [grid.batch(c.paths) for grid in grids]
-        self.additive_starts = np.array([[grid.function.additive[grid.start]] for grid in grids])
-        self.choices, self.moves = ([stream(name) for stream in streams] for name in ("actions", "environment"))
-        shape = (c.policy, c.features, first.rows, first.columns, first.horizon, c.hidden)
+        self.noise, self.moves = ([stream(name) for stream in streams] for name in ("actions", "environment"))
+        shape = (config.policy, features, first.rows, first.columns, first.horizon, c.hidden)
         self.policy = Policy(*shape, rngs=[stream("init") for stream in streams])
         self.optimizer = Adam(self.policy.parameters(), c.learning_rate)
-        if c.baseline == "value":
+        if self.baseline == "value":
             self.value = Policy(*shape, outputs=1, rngs=[stream("value") for stream in streams])
             self.value_optimizer = Adam(self.value.parameters(), c.value_learning_rate)
         self.epoch = 0
@@ -314,7 +314,7 @@ class SubPO:
     def play(self) -> Paths:
         """Sample the paths of an epoch."""
         runs, steps, n = len(self.twins), self.horizon - 1, self.config.paths
-        choices, moves = (np.stack([rng.random((steps, n)) for rng in rngs]) for rngs in (self.choices, self.moves))
+        noise, moves = (np.stack([rng.random((steps, n)) for rng in rngs]) for rngs in (self.noise, self.moves))
         cells, actions = np.empty((runs, steps + 1, n), np.int64), np.empty((runs, steps, n), np.int64)
         new, gains, additive = np.empty(cells.shape, np.float32), np.empty(actions.shape), np.empty(actions.shape)
         cells[:, 0] = [twin.reset() for twin in self.twins]
@@ -324,7 +324,7 @@ class SubPO:
             now = slice(h, h + 1)
             new[:, h] = first_visit(cells, h)
             outputs, memory = self.policy(torch.from_numpy(cells[:, now]), torch.from_numpy(new[:, now]), h, memory)
-            actions[:, h] = draw(outputs[:, 0].numpy(), choices[:, h])
+            actions[:, h] = draw(outputs[:, 0].numpy(), noise[:, h])
             for r, twin in enumerate(self.twins):
                 cells[r, h + 1], gains[r, h], additive[r, h] = twin.step(actions[r, h].copy(), moves[r, h])
         new[:, -1] = first_visit(cells, steps)
@@ -357,18 +357,19 @@ class SubPO:
     def weigh(self, paths: Paths, cells: Tensor, new: Tensor) -> Array:
         """(w_h - b_h) / (2 (H + 1)), (R, H - 1, B)."""
         c, values, rewards, first = self.config, None, paths.gains, paths.initial
-        if c.reward == "mod":
-            rewards, first = paths.additive, self.additive_starts
-        if c.baseline == "value":
+        if self.config.reward == "mod":
+            starts = [[twin.function.additive[twin.start]] for twin in self.twins]
+            rewards, first = paths.additive, np.array(starts)
+        if self.baseline == "value":
             predicted = self.value(cells, new)[0][..., 0]
             values = predicted.detach().numpy().astype(np.float64)
-        weights = credit(rewards, first, c.credit, values, c.gae_lambda)
+        weights = credit(rewards, first, self.credit, values, c.gae_lambda)
         if values is not None:
-            target = weights + values if c.credit == "gae" else weights
+            target = weights + values if self.credit == "gae" else weights
             error = predicted - torch.from_numpy(target.astype(np.float32))
             self.value_optimizer.step(error.square().mean((1, 2)).sum())
             weights = target - values
-        weights = centred(weights) if c.baseline == "batch" else weights
+        weights = centred(weights) if self.baseline == "batch" else weights
         return np.asarray(weights / (2 * (self.horizon + 1)))
 
     def natural_step(
@@ -411,22 +412,23 @@ class SubPO:
         return (loss - bonus * entropy if bonus else loss), entropy
 
 
-def settled(config: Config) -> Config:
-    """The configuration with what the profile says filled in; UserError where its parts contradict each other."""
-    profile = {k: v for k, v in PROFILES[config.profile].items() if getattr(config, k) == "profile"}
-    c = replace(config, **profile)  # type: ignore[arg-type]
-    if c.credit == "gae" and c.baseline != "value":
+def choices(config: Config) -> tuple[str, str, str]:
+    """Credit, baseline and features; UserError where numbers make no sense or choices contradict each other."""
+    c, profile = config, PROFILES[config.profile]
+    rule, baseline, features = (
+        profile[key] if value == "profile" else value
+        for key, value in (("credit", config.credit), ("baseline", config.baseline), ("features", config.features))
+    )
+    if rule == "gae" and baseline != "value":
         raise UserError("--credit gae is built on a value network; add --baseline value.")
-    if c.baseline == "batch" and c.paths == 1:
+    if baseline == "batch" and c.paths == 1:
         raise UserError("--baseline batch compares a path with others, and --paths 1 has none; change one of the two.")
     for flag, value, most in (("max-kl", c.max_kl, 1), ("damping", c.damping, 1), ("paths", c.paths, math.inf)):
         if not 0 < value <= most:
             raise UserError(f"--{flag} is above 0{' and at most 1' * (most == 1)}, not {value:g}.")
     if not (0 <= c.gae_lambda <= 1 and c.entropy_weight >= 0 and c.hidden):
-        raise UserError(
-            "--gae-lambda lies between 0 and 1, --entropy-weight is at least 0, and --hidden names a width."
-        )
-    return c
+        raise UserError("--gae-lambda lies between 0 and 1, --entropy-weight is at least 0, and --hidden names widths.")
+    return rule, baseline, features
 
 
 def train(config: Config, run: Run) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlsuite.algorithms.subpo import Config, Policy, SubPO, centred, credit, first_visits, settled
+from rlsuite.algorithms.subpo import Config, Policy, SubPO, centred, choices, credit, first_visits
 from rlsuite.errors import UserError
 from rlsuite.harness.config import load_algorithm, resolve
 from rlsuite.harness.environments import make_env
@@ -453,13 +453,11 @@ class Flat(Modular):
 
 
 def test_a_profile_fills_in_what_no_flag_says():
-    c = settled(Config(env="", profile="official"))
-    assert (c.credit, c.baseline, c.features) == ("prefix", "none", "raw")
-    c = settled(Config(env=""))
-    assert (c.credit, c.baseline, c.features) == ("rtg", "batch", "onehot")
+    assert choices(Config(env="", profile="official")) == ("prefix", "none", "raw")
+    assert choices(Config(env="")) == ("rtg", "batch", "onehot")
     given = {"env": "rlsuite/TwoRooms-v0", "profile": "official", "credit": "rtg"}
-    c = settled(resolve(load_algorithm("subpo"), given).config)
-    assert (c.credit, c.baseline, c.features) == ("rtg", "none", "raw") and c.learning_rate == 2e-2 and c.paths == 3000
+    config = resolve(load_algorithm("subpo"), given).config
+    assert choices(config) == ("rtg", "none", "raw") and config.learning_rate == 2e-2 and config.paths == 3000
 
 
 @pytest.mark.parametrize(
@@ -477,7 +475,7 @@ def test_a_profile_fills_in_what_no_flag_says():
 )
 def test_what_contradicts_itself_is_one_sentence(settings, words):
     with pytest.raises(UserError) as raised:
-        settled(replace(Config(env=""), **settings))
+        choices(replace(Config(env=""), **settings))
     assert all(word in str(raised.value) for word in words)
 
 
