@@ -433,6 +433,8 @@ def choices(config: Config) -> tuple[str, str, str]:
 
 def train(config: Config, run: Run) -> None:
     """Train in `config.env`."""
+    if run.device.type != "cpu":
+        raise UserError(f"subpo computes on the CPU, where its environment is; drop --device {run.device}.")
     grid = run.task(config.env, needs="batch")
     agent = SubPO([grid], config, [run.rng])
     run.track(agent=agent)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlsuite.algorithms import subpo
 from rlsuite.algorithms.subpo import Config, Policy, SubPO, centred, choices, credit, first_visits
 from rlsuite.errors import UserError
 from rlsuite.harness.config import load_algorithm, resolve
@@ -242,7 +243,8 @@ class Modular:
 def test_modular_rewards_make_subpo_modpo(rule):
     digests = set()
     for reward in ("sub", "mod"):
-        agent = learner(SubmodularGrid(*SHAPE, Modular(), start=3), paths=60, reward=reward, credit=rule)
+        env = SubmodularGrid(*SHAPE, Modular(), start=3)
+        agent = learner(env, paths=60, reward=reward, credit=rule, baseline="none")
         for _ in range(5):
             agent.update()
         digests.add(digest(agent))
@@ -440,6 +442,13 @@ def test_a_step_that_cannot_improve_is_not_taken():
     before = digest(agent)
     metrics = agent.update()
     assert digest(agent) == before and metrics["kl"][0] == 0.0 and np.isfinite(metrics["parameter_norm"]).all()
+
+
+def test_a_step_that_stays_too_long_is_taken_back(monkeypatch):
+    agent = learner(grid(), (0, 1), paths=10, step="npg")
+    before = digest(agent)
+    monkeypatch.setattr(subpo, "divergence", lambda old, new: torch.tensor([9.0, 9.0]))
+    assert agent.update()["kl"].tolist() == [0.0, 0.0] and digest(agent) == before
 
 
 class Flat(Modular):
