@@ -42,7 +42,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -153,7 +152,7 @@ class Policy(nn.Module):
         layers = {"0": (sum(self.split), wide, fan_in)}
         if kind == "GRU":
             layers["_state"] = (hidden[0], wide, hidden[0])
-        for i, sizes in enumerate(pairwise((*hidden, outputs))):
+        for i, sizes in enumerate(zip(hidden, (*hidden[1:], outputs), strict=True)):
             layers[str(i + 1)] = (*sizes, sizes[0])
         rngs = rngs or [np.random.default_rng(0)]
         for name, (size, out, fan_in) in layers.items():
