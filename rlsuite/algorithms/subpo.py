@@ -39,9 +39,9 @@ be side by side (`SubPO`); a command trains one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -53,7 +53,7 @@ from rlsuite.errors import UserError
 from rlsuite.harness.run import Run
 from rlsuite.kernels.adam import Adam
 from rlsuite.kernels.distributions import Categorical
-from rlsuite.kernels.stacked import assign, conjugate_gradient, flat, gather, gru, mlp, uniform
+from rlsuite.kernels.stacked import assign, conjugate_gradient, divergence, fisher, flat, gather, gru, mlp, uniform
 
 Array = np.ndarray
 TRIES, TINY = 10, 1e-30  # of the line search; below what a step has no curvature
@@ -152,7 +152,7 @@ class Policy(nn.Module):
         layers = {"0": (sum(self.split), wide, fan_in)}
         if kind == "GRU":
             layers["_state"] = (hidden[0], wide, hidden[0])
-        for i, sizes in enumerate(pairwise((*hidden, outputs))):
+        for i, sizes in enumerate(zip(hidden, (*hidden[1:], outputs), strict=True)):
             layers[str(i + 1)] = (*sizes, sizes[0])
         rngs = rngs or [np.random.default_rng(0)]
         for name, (size, out, fan_in) in layers.items():
@@ -238,7 +238,7 @@ def credit(gains: Array, initial: Array, rule: str, values: Array | None = None,
 
     Args:
         gains: g_h, (..., T, B)
-        initial: F({s_0}), (..., B)
+        initial: F({s_0}), (..., B) or (..., 1)
         values: V_h, (..., T, B), for gae; it is 0 after the last step
         decay: lambda of gae
     """
@@ -266,11 +266,6 @@ def centred(weights: Array) -> Array:
     return rest * (n / (n - 1)) if n < FEW else rest
 
 
-def divergence(old: Tensor, log_probs: Tensor) -> Tensor:
-    """Mean KL(old || new), (R,), of log-probabilities (R, T, B, 5)."""
-    return (old.exp() * (old - log_probs)).sum(-1).mean((1, 2))
-
-
 @dataclass(frozen=True)
 class Paths:
     """B paths of each of R runs: cells (R, H, B), the rest (R, H - 1, B) or (R, B)."""
@@ -281,7 +276,6 @@ class Paths:
     gains: Array  # float64
     additive: Array  # float64, what ModPO is paid
     initial: Array  # F({s_0})
-    initial_additive: Array
 
     @property
     def worth(self) -> Array:
@@ -299,18 +293,18 @@ class SubPO:
     """
 
     def __init__(self, grids: Sequence[Any], config: Config, streams: Sequence[Callable[[str], Any]]) -> None:
-        self.config = c = settled(config)
+        self.config = c = config
+        self.credit, self.baseline, features = choices(config)
         first = grids[0]
         if len({(grid.rows, grid.columns, grid.horizon) for grid in grids}) > 1:
             raise UserError("the runs side by side have grids of different shapes or horizons; train them one by one.")
         self.horizon = first.horizon
         self.twins = [grid.batch(c.paths) for grid in grids]
-        self.worth_of_start = np.array([grid.function.additive[grid.start] for grid in grids])
-        self.choices, self.moves = ([stream(name) for stream in streams] for name in ("actions", "environment"))
-        shape = (c.policy, c.features, first.rows, first.columns, first.horizon, c.hidden)
+        self.noise, self.moves = ([stream(name) for stream in streams] for name in ("actions", "environment"))
+        shape = (config.policy, features, first.rows, first.columns, first.horizon, c.hidden)
         self.policy = Policy(*shape, rngs=[stream("init") for stream in streams])
         self.optimizer = Adam(self.policy.parameters(), c.learning_rate)
-        if c.baseline == "value":
+        if self.baseline == "value":
             self.value = Policy(*shape, outputs=1, rngs=[stream("value") for stream in streams])
             self.value_optimizer = Adam(self.value.parameters(), c.value_learning_rate)
         self.epoch = 0
@@ -319,7 +313,7 @@ class SubPO:
     def play(self) -> Paths:
         """Sample the paths of an epoch."""
         runs, steps, n = len(self.twins), self.horizon - 1, self.config.paths
-        choices, moves = (np.stack([rng.random((steps, n)) for rng in rngs]) for rngs in (self.choices, self.moves))
+        noise, moves = (np.stack([rng.random((steps, n)) for rng in rngs]) for rngs in (self.noise, self.moves))
         cells, actions = np.empty((runs, steps + 1, n), np.int64), np.empty((runs, steps, n), np.int64)
         new, gains, additive = np.empty(cells.shape, np.float32), np.empty(actions.shape), np.empty(actions.shape)
         cells[:, 0] = [twin.reset() for twin in self.twins]
@@ -329,12 +323,11 @@ class SubPO:
             now = slice(h, h + 1)
             new[:, h] = first_visit(cells, h)
             outputs, memory = self.policy(torch.from_numpy(cells[:, now]), torch.from_numpy(new[:, now]), h, memory)
-            actions[:, h] = draw(outputs[:, 0].numpy(), choices[:, h])
+            actions[:, h] = draw(outputs[:, 0].numpy(), noise[:, h])
             for r, twin in enumerate(self.twins):
                 cells[r, h + 1], gains[r, h], additive[r, h] = twin.step(actions[r, h].copy(), moves[r, h])
         new[:, -1] = first_visit(cells, steps)
-        start = np.broadcast_to(self.worth_of_start[:, None], initial.shape)
-        return Paths(cells, new, actions, gains, additive, initial, start)
+        return Paths(cells, new, actions, gains, additive, initial)
 
     def update(self) -> dict[str, Array]:
         """One epoch; gives metrics (R,)."""
@@ -346,7 +339,7 @@ class SubPO:
         loss, entropy = self.loss(log_probs, actions, weights)
         if self.config.step == "adam":
             self.optimizer.step(loss.sum())
-            of_step = {}
+            of_step: dict[str, Array] = {}
         else:
             of_step = self.natural_step(log_probs, loss, (cells, new), actions, weights)
         self.epoch += 1
@@ -357,43 +350,36 @@ class SubPO:
             "F_min": paths.worth.min(1),
             "distinct_cells": paths.fresh.sum(1).mean(1),
             "entropy": entropy.detach().numpy(),
-            "parameter_norm": torch.linalg.vector_norm(flat(list(self.policy.parameters())), dim=1).detach().numpy(),
+            "parameter_norm": flat(list(self.policy.parameters())).detach().norm(dim=1).numpy(),
         }
 
     def weigh(self, paths: Paths, cells: Tensor, new: Tensor) -> Array:
         """(w_h - b_h) / (2 (H + 1)), (R, H - 1, B)."""
-        c, values = self.config, None
-        gains, initial = paths.gains, paths.initial
-        if c.reward == "mod":
-            gains, initial = paths.additive, paths.initial_additive
-        if c.baseline == "value":
+        c, values, rewards, first = self.config, None, paths.gains, paths.initial
+        if self.config.reward == "mod":
+            starts = [[twin.function.additive[twin.start]] for twin in self.twins]
+            rewards, first = paths.additive, np.array(starts)
+        if self.baseline == "value":
             predicted = self.value(cells, new)[0][..., 0]
             values = predicted.detach().numpy().astype(np.float64)
-        weights = credit(gains, initial, c.credit, values, c.gae_lambda)
+        weights = credit(rewards, first, self.credit, values, c.gae_lambda)
         if values is not None:
-            target = weights + values if c.credit == "gae" else weights
+            target = weights + values if self.credit == "gae" else weights
             error = predicted - torch.from_numpy(target.astype(np.float32))
             self.value_optimizer.step(error.square().mean((1, 2)).sum())
             weights = target - values
-        if c.baseline == "batch":
-            weights = centred(weights)
-        return weights / (2 * (self.horizon + 1))
+        weights = centred(weights) if self.baseline == "batch" else weights
+        return np.asarray(weights / (2 * (self.horizon + 1)))
 
     def natural_step(
         self, log_probs: Tensor, loss: Tensor, inputs: tuple[Tensor, Tensor], actions: Tensor, weights: Tensor
     ) -> dict[str, Array]:
         """Go sqrt(2 max_kl / x F x) x, F x = -grad L, or less where that is too far; gives the KL divergence (R,)."""
         c, parameters = self.config, list(self.policy.parameters())
-        old = log_probs.detach()
         gradient = flat(torch.autograd.grad(loss.sum(), parameters, retain_graph=True))
-        slopes = flat(torch.autograd.grad(divergence(old, log_probs).sum(), parameters, create_graph=True))
-
-        def fisher(v: Tensor) -> Tensor:
-            product = torch.autograd.grad((slopes * v).sum(), parameters, retain_graph=True)
-            return flat(product) + c.damping * v
-
-        x = conjugate_gradient(fisher, -gradient)
-        curvature = (x * fisher(x)).sum(1, keepdim=True).clamp_min(TINY)
+        product, old = fisher(log_probs, parameters, c.damping), log_probs.detach()
+        x = conjugate_gradient(product, -gradient)
+        curvature = (x * product(x)).sum(1, keepdim=True).clamp_min(TINY)
         step = (2 * c.max_kl / curvature).sqrt() * x
         start, before = flat(parameters).detach(), self.loss(old, actions, weights, old)[0]
         for _ in range(TRIES):
@@ -413,8 +399,8 @@ class SubPO:
     def loss(
         self, log_probs: Tensor, actions: Tensor, weights: Tensor, old: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """L and the mean entropy, both (R,); with the ratio of probabilities to `old` ones for the log-probability,
-        which has the same gradient there, and says more of what a step has brought.
+        """L and the mean entropy, both (R,). With `old`, ratios of probabilities stand for log-probabilities, as the
+        gradient there is the same, and they say what a step has brought.
         """
         chosen = log_probs.gather(-1, actions[..., None])[..., 0]
         if old is not None:
@@ -425,23 +411,29 @@ class SubPO:
         return (loss - bonus * entropy if bonus else loss), entropy
 
 
-def settled(config: Config) -> Config:
-    """The configuration with what the profile says filled in; UserError where its parts contradict each other."""
-    profile = {k: v for k, v in PROFILES[config.profile].items() if getattr(config, k) == "profile"}
-    c = replace(config, **profile)  # type: ignore[arg-type]
-    if c.paths < 2 and c.baseline == "batch":
-        raise UserError("a mean over the other paths needs --paths of at least 2; ask for more, or --baseline none.")
-    if c.paths < 1:
-        raise UserError(f"--paths is at least 1, not {c.paths}.")
-    if c.credit == "gae" and c.baseline != "value":
+def choices(config: Config) -> tuple[str, str, str]:
+    """Credit, baseline and features; UserError where numbers make no sense or choices contradict each other."""
+    c, profile = config, PROFILES[config.profile]
+    rule, baseline, features = (
+        profile[key] if value == "profile" else value
+        for key, value in (("credit", config.credit), ("baseline", config.baseline), ("features", config.features))
+    )
+    if rule == "gae" and baseline != "value":
         raise UserError("--credit gae is built on a value network; add --baseline value.")
-    if not c.hidden:
-        raise UserError("--hidden names the width of at least one layer.")
-    return c
+    if baseline == "batch" and c.paths == 1:
+        raise UserError("--baseline batch compares a path with others, and --paths 1 has none; change one of the two.")
+    for flag, value, most in (("max-kl", c.max_kl, 1), ("damping", c.damping, 1), ("paths", c.paths, math.inf)):
+        if not 0 < value <= most:
+            raise UserError(f"--{flag} is above 0{' and at most 1' * (most == 1)}, not {value:g}.")
+    if not (0 <= c.gae_lambda <= 1 and c.entropy_weight >= 0 and c.hidden):
+        raise UserError("--gae-lambda lies between 0 and 1, --entropy-weight is at least 0, and --hidden names widths.")
+    return rule, baseline, features
 
 
 def train(config: Config, run: Run) -> None:
     """Train in `config.env`."""
+    if run.device.type != "cpu":
+        raise UserError(f"subpo computes on the CPU, where its environment is; drop --device {run.device}.")
     grid = run.task(config.env, needs="batch")
     agent = SubPO([grid], config, [run.rng])
     run.track(agent=agent)

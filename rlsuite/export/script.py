@@ -49,6 +49,7 @@ INSTEAD = {
     (NETWORKS, "GaussianActor"): ("rlsuite.export.networks", "GaussianActor"),
 }
 SEARCH, NEIGHBOURS = ("rlsuite.kernels.neighbours", "NearestNeighbours"), "rlsuite.export.neighbours"
+SAMPLED = re.compile(r"\.stochastic|^    stochastic = True", re.MULTILINE)  # what a policy that can sample says
 VIEW = ("rlsuite.harness.smoothing", "split_view")  # a method that looks at it is exported with smoothed environments
 # No Atari, so no pictures; and the policy that NumPy drives stays on the CPU.
 NO_PICTURES: Facts = {"self.pictures": False, "pictures": False, "len(shape) == 3": False}
@@ -119,7 +120,7 @@ def export(source: str, name: str, given: Mapping[str, Any] | None = None, varia
             settings = {"device": "cpu"}
         elif sampled and (
             fixed.get("stochastic") is False
-            or (not ON_CPU_ONLY & reached and ".stochastic" not in path.read_text(encoding="utf-8"))
+            or (not ON_CPU_ONLY & reached and not SAMPLED.search(path.read_text(encoding="utf-8")))
         ):
             sampled = False
         else:

@@ -96,6 +96,14 @@ class Run:
         self.env_id, self.online = env_id, True
         return Sampler(env_id, n, self.rng, horizon, name, self.advance)
 
+    def task(self, env_id: str, needs: str) -> Any:
+        """The bare environment of `env_id`, for methods that play it by its attribute `needs`; the run counts steps."""
+        env = make_env(env_id).unwrapped
+        if not hasattr(env, needs):
+            raise UserError(f"the environment {env_id} has no `{needs}`, by which this method plays it; name another.")
+        self.env_id, self.online = env_id, True
+        return env
+
     def advance(self, steps: int) -> None:
         """Count environment steps of an update, in a loop with the stride 0."""
         self.update = min(self.update + steps, self.last)

@@ -1,4 +1,4 @@
-"""Networks of R runs side by side, whose parameters all have a leading dimension R.
+"""Networks of R runs side by side, whose parameters all have a leading dimension R, and their natural gradients.
 
 Small networks on small batches cost calls rather than arithmetic, and one call does for all runs. Runs share nothing,
 so the gradient of the sum of their losses is that of each.
@@ -89,3 +89,18 @@ def conjugate_gradient(
         direction = residual + torch.where(going, following / squared, 0.0) * direction
         squared = following
     return x
+
+
+def divergence(old: Tensor, log_probs: Tensor) -> Tensor:
+    """Mean KL(old || new), (R,), of the log-probabilities (R, ..., k) of numbered actions."""
+    return (old.exp() * (old - log_probs)).sum(-1).flatten(1).mean(1)
+
+
+def fisher(log_probs: Tensor, parameters: Sequence[Tensor], damping: float) -> Callable[[Tensor], Tensor]:
+    """v (R, d) -> (F + damping I) v, where F is the mean Fisher information of log-probabilities (R, ..., k).
+
+    F is the second derivative of `divergence` where that is 0, so that F v is the derivative of a slope along v.
+    """
+    change = divergence(log_probs.detach(), log_probs).sum()
+    slopes = flat(torch.autograd.grad(change, parameters, create_graph=True))
+    return lambda v: flat(torch.autograd.grad((slopes * v).sum(), parameters, retain_graph=True)) + damping * v
