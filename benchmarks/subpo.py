@@ -8,7 +8,8 @@ two rooms, 10,000).
     python benchmarks/subpo.py oracles       results/subpo/oracles.csv, half a minute
     python benchmarks/subpo.py tables        table.md, table.csv, final.png, curves.png
     python benchmarks/subpo.py paths         one picture an environment, from the policies of instance 0, seed 0
-    python benchmarks/subpo.py ant           F of the policies of results/subpo_ant, ModPO's too, and what they covered
+    python benchmarks/subpo.py ant           cells covered by the policies of results/subpo_ant, ModPO's too
+    python benchmarks/subpo.py car           laps of the policies of results/subpo_car
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ METHODS = {
 }
 USUAL_WIDTH, WIDTH = 1000, {"TwoRooms": 10_000}  # of a beam
 PATHS = 60  # drawn in a picture
-EPISODES = 50  # of an ant's evaluation
+EPISODES, WAYS = 50, 20  # of ants and cars that are judged, and that are drawn
+FRESH = 1 << 31  # seed of the first of them
 ANTS = {"": "SubPO-M", "History": "SubPO-NM", "Modular": "ModPO"}
+CARS = {"": "SubPO-M", "Modular": "ModPO"}
 
 
 def environment(task: str) -> str:
@@ -105,16 +108,19 @@ def tables(results: Path, out: Path) -> None:
         oracles.assign(environment=oracles.task.map(environment)).groupby("environment")[["greedy", "beam"]].mean()
     )
     cells = {key: interval(part) for key, part in final.groupby(["environment", "algorithm"])}
-    lines = [["environment", *METHODS.values(), "greedy", "beam"]]
-    lines.append(["---"] * len(lines[0]))
+    shares = final.merge(oracles[["task", "beam"]]).assign(F=lambda runs: 100 * runs.F / runs.beam)
+    shares = {key: interval(part) for key, part in shares.groupby(["environment", "algorithm"])}
+    first = [["environment", *METHODS.values(), "greedy", "beam"]]
+    second = [["% of beam search", *METHODS.values()]]
     records = []
     for name, words in ENVIRONMENTS.items():
-        found = [cells[name, method] for method in METHODS]
-        lines.append([words, *(f"{x.value:.1f} ± {x.half_width:.1f}" for x in found)])
-        lines[-1] += [f"{planned.loc[name, column]:.1f}" for column in ("greedy", "beam")]
-        for method, x in zip(METHODS, found, strict=True):
+        oracle = [f"{planned.loc[name, column]:.1f}" for column in ("greedy", "beam")]
+        first.append([words, *(told(cells[name, method]) for method in METHODS), *oracle])
+        second.append([words, *(told(shares[name, method]) for method in METHODS)])
+        for method in METHODS:
+            x = cells[name, method]
             records.append({"environment": name, "algorithm": method, "F": x.value, "low": x.low, "high": x.high})
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = f"{markdown(first)}\n{markdown(second)}"
     write_atomic(out / "table.md", text.encode())
     write_atomic(out / "table.csv", pd.DataFrame(records).to_csv(index=False, float_format="%.4f").encode())
     print(text)
@@ -129,6 +135,15 @@ def tables(results: Path, out: Path) -> None:
         Panel(words, partial(curve_panel, curves[curves.environment == name])) for name, words in ENVIRONMENTS.items()
     ]
     write_atomic(out / "curves.png", png(panels, "F of sampled paths", handles))
+
+
+def told(x: statistics.Interval) -> str:
+    return f"{x.value:.1f} ± {x.half_width:.1f}"
+
+
+def markdown(lines: list[list[str]]) -> str:
+    head, *body = lines
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *body))
 
 
 def runs_of_positions(rows: pd.DataFrame) -> pd.DataFrame:
@@ -206,63 +221,98 @@ def played(env: Any, label: str, found: tuple[np.ndarray, np.ndarray]) -> Panel:
         axes.set_facecolor("black")
         axes.imshow(field, cmap="Greys_r", vmin=field.min() - 0.8 * (np.ptp(field) + 1e-9), aspect="equal")
         rng = np.random.default_rng(0)
+        several = len(cells) > 1
         for path in cells:
-            row, column = np.divmod(path, env.columns) + (rng.uniform(-0.3, 0.3, (2, 1)) if len(cells) > 1 else 0.0)
-            axes.plot(column, row, color=COLOURS[1], lw=1.0, alpha=max(0.06, 3 / len(cells)) if len(cells) > 1 else 1.0)
+            way = np.array(np.divmod(path, env.columns)) + several * rng.uniform(-0.3, 0.3, (2, 1))
+            axes.plot(way[1], way[0], color=COLOURS[1], lw=1.0, alpha=max(0.06, 3 / len(cells)) if several else 1.0)
         axes.plot(*divmod(env.start, env.columns)[::-1], marker="s", color="white", mec=INK, ms=5)
         axes.set(xticks=[], yticks=[], xlabel=f"F = {values.mean():.1f}")
         axes.grid(False)
 
-    return Panel(label, draw, rows=6)
+    return Panel(label, draw, rows=6 * env.rows // env.columns)
 
 
-# ---- the ant
+# ---- the ant and the car, learnt by PPO
 
 
 def ant(results: Path, out: Path) -> None:
     """Every policy of the table in the environment that pays marginal gains, so that ModPO is judged by F too."""
-    found, panels = [], []
+    panels, found = [], []
     for suffix, label in ANTS.items():
-        spaces = "History" if suffix == "History" else ""
-        env_id = f"rlsuite/AntCoverage{spaces}-v0"
-        for run in sorted((results / "subpo_ant" / "cells").glob(f"ppo-rlsuite-AntCoverage{suffix}-v0-s*")):
-            policy = load_policy(run)
-            episodes = evaluate(policy.act, env_id, range(1 << 31, (1 << 31) + EPISODES))
-            covered = 25 + 10 * np.array([episode.total for episode in episodes])
-            lengths = np.array([episode.length for episode in episodes])
-            seed = int(re.findall(r"-s(\d+)-", run.name)[0])
-            record = {"method": label, "seed": seed, "cells": covered.mean(), "steps": lengths.mean()}
-            found.append(record)
+        env_id = f"rlsuite/AntCoverage{suffix.replace('Modular', '')}-v0"
+        for seed, policy in policies(results / "subpo_ant", f"AntCoverage{suffix}"):
+            returns, lengths = judged(policy, env_id)
+            found.append({"method": label, "seed": seed, "cells": 25 + 10 * returns, "steps": lengths})
             if seed == 0:
-                panels.append(ground(policy, env_id, label))
+                panels.append(Panel(label, partial(ground, policy, env_id), rows=7))
+    save(out / "ant", found, panels, f"Ant coverage: {WAYS} ways of seed 0, and what the median one covers; metres")
+
+
+def car(results: Path, out: Path) -> None:
+    """The same for car racing, whose additive reward is the place s on the track."""
+    panels, found = [], []
+    for suffix, label in CARS.items():
+        for seed, policy in policies(results / "subpo_car", f"RaceCar{suffix}"):
+            returns, lengths = judged(policy, "rlsuite/RaceCar-v0")
+            found.append({"method": label, "seed": seed, "return": returns, "steps": lengths})
+            panels.append(Panel(f"{label}, seed {seed}", partial(lap, policy), rows=7))
+    save(out / "car", found, panels, "Car racing: one episode each, the car in red at its end")
+
+
+def policies(results: Path, name: str) -> Iterator[tuple[int, Any]]:
+    """The seed and the policy of every run of PPO in rlsuite/{name}-v0."""
+    for run in sorted((results / "cells").glob(f"ppo-rlsuite-{name}-v0-s*")):
+        yield int(re.findall(r"-s(\d+)-", run.name)[0]), load_policy(run)
+
+
+def judged(policy: Any, env_id: str) -> tuple[float, float]:
+    """Mean return and length of fresh episodes."""
+    episodes = evaluate(policy.act, env_id, range(FRESH, FRESH + EPISODES))
+    return float(np.mean([e.total for e in episodes])), float(np.mean([e.length for e in episodes]))
+
+
+def save(place: Path, found: list[dict[str, Any]], panels: list[Panel], title: str) -> None:
     table = pd.DataFrame(found)
-    write_atomic(out / "ant.csv", table.to_csv(index=False, float_format="%.2f").encode())
+    write_atomic(place.with_suffix(".csv"), table.to_csv(index=False, float_format="%.2f").encode())
+    write_atomic(place.with_suffix(".png"), png(panels, title))
     print(table.to_string(index=False))
-    write_atomic(out / "ant.png", png(panels, "Ant coverage: ground covered in one episode, and the way (seed 0)"))
 
 
-def ground(policy: Any, env_id: str, label: str) -> Panel:
-    env: Any = gym.make(env_id)
-    observation, _ = env.reset(seed=1 << 31)
-    way, ended = [env.unwrapped.data.qpos[:2].copy()], False
+def episode(policy: Any, env: Any, seed: int) -> Iterator[None]:
+    """Play one, and wait before each step and at the end."""
+    observation, ended = env.reset(seed=seed)[0], False
     while not ended:
+        yield
         observation, _, terminated, truncated, _ = env.step(policy.act(observation[None].astype(np.float32))[0])
-        way.append(env.unwrapped.data.qpos[:2].copy())
         ended = terminated or truncated
-    marked, x = env.unwrapped.ground.marked.copy(), np.array(way)
+    yield
 
-    def draw(axes: Any) -> None:
-        axes.imshow(marked.T, origin="lower", extent=(-20, 20, -20, 20), cmap="Greens", vmax=2)
-        axes.plot(*x.T, color=INK, lw=1.0)
-        axes.set(xlabel=f"{int(marked.sum())} cells in {len(x) - 1} steps; metres")
-        axes.grid(False)
 
-    return Panel(label, draw, rows=7)
+def ground(policy: Any, env_id: str, axes: Any) -> None:
+    env: Any = gym.make(env_id)
+    bare, ways, fields = env.unwrapped, [], []
+    for seed in range(FRESH, FRESH + WAYS):
+        ways.append(np.array([bare.data.qpos[:2].copy() for _ in episode(policy, env, seed)]))
+        fields.append(bare.ground.marked.copy())
+    median = fields[int(np.argsort([field.sum() for field in fields])[WAYS // 2])]
+    axes.imshow(median.T, origin="lower", extent=(-20, 20, -20, 20), cmap="Greens", vmax=2)
+    for way in ways:
+        axes.plot(*way.T, color=INK, lw=0.8, alpha=0.6)
+    axes.set(xlim=(-10, 10), ylim=(-10, 10), xlabel=f"median: {int(median.sum())} cells")
+    axes.grid(False)
+
+
+def lap(policy: Any, axes: Any) -> None:
+    env: Any = gym.make("rlsuite/RaceCar-v0", render_mode="rgb_array")
+    steps = sum(1 for _ in episode(policy, env, FRESH)) - 1
+    axes.imshow(env.render())
+    axes.set(xticks=[], yticks=[], xlabel=f"{steps} steps, {env.unwrapped.path[-1][0]:.1f} m")
+    axes.grid(False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["oracles", "tables", "paths", "ant"])
+    parser.add_argument("what", choices=["oracles", "tables", "paths", "ant", "car"])
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     arguments = parser.parse_args()
     out = arguments.results / "subpo"
@@ -272,6 +322,7 @@ def main() -> None:
         "tables": partial(tables, arguments.results, out),
         "paths": partial(paths, arguments.results, out),
         "ant": partial(ant, arguments.results, out),
+        "car": partial(car, arguments.results, out),
     }
     jobs[arguments.what]()
 
