@@ -6,7 +6,7 @@ Student-t interval over the instances; the others by the runs. `oracles` is gree
 two rooms, 10,000).
 
     python benchmarks/subpo.py oracles       results/subpo/oracles.csv, half a minute
-    python benchmarks/subpo.py tables        table.md, table.csv, final.png, curves.png
+    python benchmarks/subpo.py tables        table.md, table.csv, curves.csv, final.png, curves.png
     python benchmarks/subpo.py paths         one picture an environment, from the policies of instance 0, seed 0
     python benchmarks/subpo.py ant           cells covered by the policies of results/subpo_ant, ModPO's too
     python benchmarks/subpo.py car           laps of the policies of results/subpo_car
@@ -131,6 +131,7 @@ def tables(results: Path, out: Path) -> None:
     ]
     write_atomic(out / "final.png", png(panels, "F of sampled paths at the end (dotted: greedy; dashed: beam search)"))
     curves = runs_of_positions(rows)
+    write_atomic(out / "curves.csv", curves.to_csv(index=False, float_format="%.4f").encode())
     panels = [
         Panel(words, partial(curve_panel, curves[curves.environment == name])) for name, words in ENVIRONMENTS.items()
     ]
