@@ -17,6 +17,8 @@ from rlsuite.check.cell import SCORE, run
 from rlsuite.export.new import begin
 from tests.conftest import write_line_world
 
+pytestmark = pytest.mark.xdist_group("check")  # one worker, so that one makes the baselines
+
 SUITE = """
 [config]
 env = "rlsuite/LineWorld-v0"

@@ -18,7 +18,6 @@ from rlsuite.harness.config import Resolved
 from rlsuite.harness.run import execute, read_status
 from rlsuite.harness.runs import first_difference
 
-KILLS = 20
 CONTEXT = multiprocessing.get_context("fork")  # a process of its own, without the seconds of importing torch
 
 
@@ -72,18 +71,18 @@ def cut_and_finish(setup: Resolved, directory: Path, checkpoint: int) -> None:
     assert execute(setup, directory) == 0
 
 
-def kill_until_finished(setup: Resolved, finished: Path, duration: float, scratch: Path, seed: int = 0) -> None:
-    """SIGKILL, twenty times, at moments drawn over the whole run: loading, training, evaluating, and writing one of the
+def kill_until_finished(setup: Resolved, finished: Path, duration: float, scratch: Path, often: int = 20) -> None:
+    """SIGKILL, so `often`, at moments drawn over the whole run: loading, training, evaluating, and writing one of the
     checkpoints. Every run that finishes must equal the uninterrupted one in `finished`, which took `duration` seconds.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kills, in_checkpoint, compared = 0, 0, 0
-    while kills < KILLS or not compared:
+    while kills < often or not compared:
         directory = scratch / f"run-{compared}"
         while read_status(directory).get("status") != "finished":
             process = start(setup, directory)
-            aim_at_checkpoint = kills < KILLS and kills % 4 == 0
-            deadline = time.monotonic() + (rng.uniform(0, 0.6) * duration if kills < KILLS else 600)
+            aim_at_checkpoint = kills < often and kills % 2 == 0
+            deadline = time.monotonic() + (rng.uniform(0, 0.6) * duration if kills < often else 600)
             while time.monotonic() < deadline and process.is_alive():
                 # The temporary name exists exactly while a checkpoint is being written.
                 if aim_at_checkpoint and any((directory / "checkpoints").glob(".*.tmp")):
@@ -100,5 +99,5 @@ def kill_until_finished(setup: Resolved, finished: Path, duration: float, scratc
         assert first_difference(finished, directory) == ""
         assert not list(directory.rglob("*.tmp"))
         compared += 1
-    assert kills >= KILLS
+    assert kills >= often
     assert in_checkpoint > 0

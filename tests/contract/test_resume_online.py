@@ -84,7 +84,7 @@ def test_killed_at_random_moments_an_online_run_ends_as_if_it_had_not_been(name,
         assert state["steps"] * 2 == setup.config.total_steps
         assert max(length for _, _, length in state["episodes"]) > 0
 
-    kill_until_finished(setup, directory, duration, tmp_path)
+    kill_until_finished(setup, directory, duration, tmp_path, often=10 if task.startswith("ale-") else 20)
 
 
 VARIANTS = {  # what a method keeps between updates depends on its settings

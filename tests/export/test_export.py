@@ -156,7 +156,10 @@ def test_a_file_with_all_variants_gives_the_same_bits(pendulum, tmp_path):
 # What a file looks like
 
 
-@pytest.fixture(scope="module", params=algorithm_names())
+ONCE = [pytest.param(name, marks=pytest.mark.xdist_group(f"export {name}")) for name in algorithm_names()]
+
+
+@pytest.fixture(scope="module", params=ONCE)
 def text(request) -> str:
     return export(request.param, f"{request.param}_single.py")
 
