@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
@@ -24,7 +24,7 @@ Told = Callable[[str, int, int], None]  # name of a case, its runs so far, all i
 
 def run_cases(
     seeds: Mapping[str, Sequence[int]],
-    cases: Iterable[Case],
+    cases: Sequence[Case],
     jobs: int | None = None,
     timeout: float | None = None,
     tell: Told | None = None,
@@ -34,15 +34,18 @@ def run_cases(
     A process that needs more than `timeout` seconds is killed; a run that failed says why under "failure".
     """
     jobs = jobs or usable_cores()
-    work = []
-    for case in cases:
-        chunk = min(max(CHUNK[0], len(seeds[case.name]) // (2 * jobs)), CHUNK[1])
-        work += [(case, seeds[case.name][start : start + chunk]) for start in range(0, len(seeds[case.name]), chunk)]
+    share = sum(len(seeds[case.name]) for case in cases) // (4 * jobs)
+    chunk = min(max(CHUNK[0], share), CHUNK[1])
+    work = [
+        (case, seeds[case.name][start : start + chunk])
+        for case in cases
+        for start in range(0, len(seeds[case.name]), chunk)
+    ]
     runs: dict[str, dict[int, dict[str, Any]]] = {case.name: {} for case, _ in work}
     running: set[subprocess.Popen[bytes]] = set()
     stopped, signals = Event(), list[int]()
     with caught_signals(signals.append), ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_process, case, chunk, timeout, running, stopped): case.name for case, chunk in work}
+        waiting = {pool.submit(_process, case, part, timeout, running, stopped): case.name for case, part in work}
         left = set(waiting)
         try:
             while left:
