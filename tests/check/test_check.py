@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from rlsuite.check.cell import SCORE, run
+from rlsuite.cli import main
 from rlsuite.export.new import begin
 from tests.conftest import write_line_world
 
@@ -62,8 +63,6 @@ def check(rlsuite, place, tmp_path):
 @pytest.fixture(scope="module")
 def recorded(place):
     """Baselines of the suite and of the user's file, in the folder check beside them."""
-    from rlsuite.cli import main
-
     update = ["check", str(place / "suite.toml"), "--update", "--runs", "20", "--jobs", "2"]
     assert main(update) == 0
     assert main([*update, "--algo", str(place / "mine.py")]) == 0
@@ -239,10 +238,11 @@ def test_without_a_baseline_a_check_fails(place, check, tmp_path):
         (["--junit", "no/such/folder/out.xml", "--jobs", "0"], "--jobs is at least 1"),
     ],
 )
-def test_bad_input_is_one_sentence(rlsuite, arguments, complaint, tmp_path):
-    done = rlsuite("check", *arguments, cwd=tmp_path)
-    assert done.returncode == 2 and complaint in done.stderr
-    assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
+def test_bad_input_is_one_sentence(arguments, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert complaint in told and told.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_the_package_is_as_it_was_recorded(rlsuite):
