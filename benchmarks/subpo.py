@@ -51,6 +51,7 @@ METHODS = {
     "nm_official": "SubPO-NM, official",
     "modpo_official": "ModPO, official",
 }
+PAIRS = (("nm", "m"), ("nm_official", "m_official"), ("m", "m_official"), ("nm", "nm_official"))
 USUAL_WIDTH, WIDTH = 1000, {"TwoRooms": 10_000}  # of a beam
 PATHS = 60  # drawn in a picture
 EPISODES, WAYS = 50, 20  # of ants and cars that are judged, and that are drawn
@@ -78,6 +79,12 @@ def interval(runs: pd.DataFrame) -> statistics.Interval:
     """Of one method in one environment: over instances where there are several, else over seeds."""
     instances = runs.groupby("task").F.mean()
     return statistics.student_t(instances if len(instances) > 1 else runs.F)
+
+
+def difference(runs: pd.DataFrame, one: str, other: str) -> statistics.Interval:
+    """Between two methods in one environment, in pairs of instances where there are several, else of seeds."""
+    pairs = runs.groupby(["task" if runs.task.nunique() > 1 else "seed", "algorithm"]).F.mean().unstack()
+    return statistics.student_t(pairs[one] - pairs[other])
 
 
 # ---- planning
@@ -120,7 +127,11 @@ def tables(results: Path, out: Path) -> None:
         for method in METHODS:
             x = cells[name, method]
             records.append({"environment": name, "algorithm": method, "F": x.value, "low": x.low, "high": x.high})
-    text = f"{markdown(first)}\n{markdown(second)}"
+    third = [["differences in pairs", *(f"{METHODS[a]} less {METHODS[b]}" for a, b in PAIRS)]]
+    for name, words in ENVIRONMENTS.items():
+        runs = final[final.environment == name]
+        third.append([words, *(told(difference(runs, a, b)) for a, b in PAIRS)])
+    text = f"{markdown(first)}\n{markdown(second)}\n{markdown(third)}"
     write_atomic(out / "table.md", text.encode())
     write_atomic(out / "table.csv", pd.DataFrame(records).to_csv(index=False, float_format="%.4f").encode())
     print(text)
